@@ -1,0 +1,32 @@
+"""Every error raised on purpose: one tree, so that a caller can catch what it can mend.
+
+A mistake of the model (broken code, an empty query, a malformed reply) is never an exception: it is
+data that the model reads and is scored on.
+"""
+
+
+class ArftError(Exception):
+    """The root: `except ArftError` catches what this package raises on purpose."""
+
+
+class UserError(ArftError):
+    """Something the person at the keyboard can mend: a path, a key, a value, a missing extra.
+
+    The message names the thing, shows the value and ends with the remedy. The command prints it
+    without a traceback and exits with status 2.
+    """
+
+
+class ToolFailure(ArftError):
+    """The machinery of a tool failed, through no fault of the model.
+
+    The episode is set aside, counted and never trained on.
+    """
+
+
+class TokenMismatch(ArftError):
+    """Image tokens and image features of one task do not match: never trained on, never ignored."""
+
+
+class EpisodeError(ArftError):
+    """An episode was told something it did not ask for: a bug in the driver."""

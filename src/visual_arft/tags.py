@@ -1,0 +1,46 @@
+"""The grammar of a reply: a thought, then exactly one action.
+
+>>> parse("<think>It is upside down.</think><answer> 42 </answer>", ("answer", "code"))
+Action(kind='answer', content='42', thought='It is upside down.')
+>>> parse("<answer>42</answer>", ("answer", "code"))
+Malformed(reason='the reply has no <think>')
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from visual_arft.types import Action, Malformed
+
+TAGS = ("think", "search", "problem", "code", "answer")
+"""Every tag of the grammar: two of any one in a reply make it malformed."""
+
+_TAG = re.compile(rf"<(/?)({'|'.join(TAGS)})>")
+
+
+def parse(text: str, kinds: Sequence[str]) -> Action | Malformed:
+    """The one action of a reply, or why there is none; `kinds` are the actions allowed."""
+    found = [("/" if slash else "") + name for slash, name in _TAG.findall(text)]
+    if repeated := next((tag for tag in found if found.count(tag) > 1), None):
+        return Malformed(reason=f"the reply has more than one <{repeated}>")
+    if "think" not in found:
+        return Malformed(reason="the reply has no <think>")
+    actions = [tag for tag in found if tag not in ("think", "/think") and not tag.startswith("/")]
+    if len(actions) != 1:
+        names = ", ".join(f"<{name}>" for name in kinds)
+        return Malformed(reason=f"the reply needs exactly one of {names}, and has {len(actions)}")
+    [kind] = actions
+    if kind not in kinds:
+        return Malformed(reason=f"<{kind}> is not an action of this agent")
+    match = re.fullmatch(
+        rf"\s*<think>(.*)</think>\s*<{kind}>(.*)</{kind}>\s*", text, flags=re.DOTALL
+    )
+    if match is None:
+        return Malformed(reason=f"the reply is not <think>…</think><{kind}>…</{kind}> and no more")
+    return Action(kind=kind, content=match[2].strip(), thought=match[1].strip())
+
+
+def wrap(thought: str, kind: str, content: str) -> str:
+    """The reply that `parse` reads back as this action."""
+    return f"<think>{thought}</think><{kind}>{content}</{kind}>"

@@ -1,0 +1,1 @@
+"""Training: cold start and GRPO. Only `settings` may be imported without torch."""

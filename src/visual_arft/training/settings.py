@@ -1,0 +1,99 @@
+"""What can be set about a training run: data, no code, and no torch.
+
+Every field has a sentence and a bound; the defaults are the vetted setting.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from visual_arft.types import Record
+
+Positive = Annotated[float, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class ModelConfig(Record):
+    """Which model is trained, and what of it."""
+
+    path: str = "tiny"
+    """`tiny` (the embedded base), a folder saved by transformers, or a hub id."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the weights."""
+    device: str = "auto"
+    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`…"""
+    lora_rank: Annotated[int, Field(ge=0)] = 0
+    """Rank of LoRA adapters on the language model; 0 trains every weight."""
+    freeze_vision: bool = False
+    """Leave the vision tower as it is."""
+    max_pixels: Annotated[int, Field(ge=1)] = 401_408
+    """Largest image area the policy sees; larger images are scaled down. The paper's value."""
+    threads: Annotated[int, Field(ge=0)] = 0
+    """torch threads on CPU; 0 leaves torch's own choice."""
+
+
+class OptimizerConfig(Record):
+    """AdamW, with a linear warm-up and an optional linear decay."""
+
+    lr: Positive = 1e-6
+    """Learning rate after warm-up."""
+    betas: tuple[float, float] = (0.9, 0.99)
+    """Decay rates of the two moments."""
+    weight_decay: Annotated[float, Field(ge=0)] = 0.0
+    """Decoupled weight decay."""
+    max_grad_norm: Positive = 1.0
+    """Gradients are scaled down to this norm."""
+    warmup_steps: Annotated[int, Field(ge=0)] = 0
+    """Steps over which the learning rate rises from 0."""
+    decay: bool = False
+    """Let the learning rate fall linearly to a tenth over the run."""
+
+
+class ColdStartConfig(Record):
+    """Supervised steps on demonstrations, streamed and never repeated."""
+
+    steps: Annotated[int, Field(ge=0)] = 0
+    """Optimizer updates; 0 skips the cold start."""
+    batch_size: Count = 32
+    """Demonstrations per update."""
+    micro_batch_size: Count = 32
+    """Rows per forward pass; gradients add up over the update."""
+    optimizer: OptimizerConfig = OptimizerConfig(lr=7e-4, warmup_steps=10)
+    """How the weights move."""
+
+
+class GrpoConfig(Record):
+    """How the policy is updated by reinforcement learning."""
+
+    mode: Literal["episode", "stepwise"] = "episode"
+    """`episode`: whole episodes with tools really executed; `stepwise`: single decisions, as the paper."""
+    steps: Annotated[int, Field(ge=0)] = 200
+    """Rollout-and-update rounds."""
+    prompts_per_step: Count = 16
+    """Tasks drawn per round."""
+    group_size: Annotated[int, Field(ge=2)] = 8
+    """Rollouts per task; the advantage is relative to the group, so one is not enough."""
+    micro_batch_size: Count = 16
+    """Rows per forward pass; gradients add up over the update."""
+    updates_per_step: Count = 1
+    """Optimizer updates on each round's rollouts; above 1 the clipped ratio matters."""
+    clip_range: Positive = 0.2
+    """The probability ratio is clipped to 1 ± this."""
+    kl_coef: Annotated[float, Field(ge=0)] = 0.04
+    """Weight of the KL penalty to the reference policy; 0 also skips loading it."""
+    scale_advantage: bool = True
+    """Divide the group-relative advantage by the group's standard deviation."""
+    reduction: Literal["token", "sequence"] = "token"
+    """What the loss is a mean over: all sampled tokens, or tokens within a reply and then replies."""
+    max_turns: Count = 5
+    """Turns of an episode; the paper's value."""
+    max_new_tokens: Count = 1024
+    """Tokens of one reply."""
+    temperature: Positive = 1.0
+    """Of sampling in training."""
+    optimizer: OptimizerConfig = OptimizerConfig()
+    """How the weights move."""
+    checkpoint_every: Count = 50
+    """Rounds between checkpoints."""
