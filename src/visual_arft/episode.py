@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from visual_arft.errors import EpisodeError
+from visual_arft.tags import ANSWER
 from visual_arft.types import (
     Action,
     Completion,
@@ -23,9 +24,6 @@ from visual_arft.types import (
     Trajectory,
     Turn,
 )
-
-ANSWER = "answer"
-"""The kind of action that ends an episode."""
 
 
 class Env(Protocol):
@@ -97,7 +95,9 @@ class Episode:
     def observe(self, result: ToolResult) -> None:
         """Answers a pending tool call."""
         if not isinstance(self.pending, ToolCall):
-            raise EpisodeError(f"task {self.task.id!r}: no tool call is pending, so no result is due")
+            raise EpisodeError(
+                f"task {self.task.id!r}: no tool call is pending, so no result is due"
+            )
         self._turns[-1] = self._turns[-1].model_copy(update={"result": result})
         self._next()
 

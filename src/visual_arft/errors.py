@@ -25,7 +25,15 @@ class ToolFailure(ArftError):
 
 
 class TokenMismatch(ArftError):
-    """Image tokens and image features of one task do not match: never trained on, never ignored."""
+    """Image tokens and image features of one task do not match: never trained on, never ignored.
+
+    Raise it with the `index` of the prompt in the batch where that is known; who knows the tasks
+    raises it again with the task's name.
+    """
+
+    def __init__(self, message: str, *, index: int | None = None) -> None:
+        super().__init__(message)
+        self.index = index
 
 
 class EpisodeError(ArftError):

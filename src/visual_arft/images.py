@@ -6,6 +6,7 @@ import hashlib
 import io
 import os
 from pathlib import Path
+from threading import get_ident
 from typing import Protocol
 
 import numpy as np
@@ -53,7 +54,7 @@ class MemoryImages:
 
 
 class FolderImages:
-    """An image store of one file per picture, `<sha256>`; safe to write from several processes."""
+    """An image store of one file per picture, `<sha256>`; safe to write from many at once."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -64,7 +65,7 @@ class FolderImages:
         path = self.folder / image.sha256
         if not path.exists():
             self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{image.sha256}.{os.getpid()}.part")
+            partial = path.with_name(f"{image.sha256}.{os.getpid()}.{get_ident()}.part")
             partial.write_bytes(data)
             partial.replace(path)
         return image

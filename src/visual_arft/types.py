@@ -1,7 +1,7 @@
 """The nouns: frozen records, comparable and JSON-able.
 
-A record says what happened or what is asked; no record does anything. A word missing here is an idea
-that is not ready.
+A record says what happened or what is asked; no record does anything. A word missing here is an
+idea that is not ready.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, JsonValue
 class Record(BaseModel):
     """A frozen set of named values; an unknown name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
 class Image(Record):
@@ -35,7 +35,7 @@ class Message(Record):
     text: str
     images: tuple[Image, ...] = ()
     token_ids: tuple[int, ...] | None = None
-    """For an assistant message that was sampled: the very ids, so that nothing is tokenised again."""
+    """Of an assistant message that was sampled: the very ids, so that nothing is tokenised again."""
 
 
 class Prompt(Record):
@@ -54,7 +54,7 @@ class Completion(Record):
 
     text: str
     prompt_ids: tuple[int, ...] | None = None
-    """The ids the policy was given, image placeholders expanded; None where a backend reports none."""
+    """The ids the policy was given, image placeholders expanded; None where a backend is silent."""
     token_ids: tuple[int, ...] | None = None
     """The sampled ids, the end token included; None where a backend reports none."""
     logprobs: tuple[float, ...] | None = None

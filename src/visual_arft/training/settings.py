@@ -15,25 +15,6 @@ Positive = Annotated[float, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]
 
 
-class ModelConfig(Record):
-    """Which model is trained, and what of it."""
-
-    path: str = "tiny"
-    """`tiny` (the embedded base), a folder saved by transformers, or a hub id."""
-    dtype: Literal["float32", "bfloat16"] = "float32"
-    """Number format of the weights."""
-    device: str = "auto"
-    """`auto` (a GPU where there is one), `cpu`, `cuda`, `cuda:1`…"""
-    lora_rank: Annotated[int, Field(ge=0)] = 0
-    """Rank of LoRA adapters on the language model; 0 trains every weight."""
-    freeze_vision: bool = False
-    """Leave the vision tower as it is."""
-    max_pixels: Annotated[int, Field(ge=1)] = 401_408
-    """Largest image area the policy sees; larger images are scaled down. The paper's value."""
-    threads: Annotated[int, Field(ge=0)] = 0
-    """torch threads on CPU; 0 leaves torch's own choice."""
-
-
 class OptimizerConfig(Record):
     """AdamW, with a linear warm-up and an optional linear decay."""
 
@@ -60,6 +41,8 @@ class ColdStartConfig(Record):
     """Demonstrations per update."""
     micro_batch_size: Count = 32
     """Rows per forward pass; gradients add up over the update."""
+    autocast: bool = False
+    """Compute in bfloat16 where it is safe; the weights keep their format."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=7e-4, warmup_steps=10)
     """How the weights move."""
 

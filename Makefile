@@ -1,0 +1,36 @@
+# Every target sets up .venv by itself; the stamp makes a second call start at once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+READY := .venv/.ready
+
+.PHONY: help demo test slow check clean
+
+help:  ## what there is to make
+	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+demo: $(READY)  ## train both agents on two cores, print the table, write runs/demo/report.html
+	$(BIN)/arft demo
+
+test: $(READY)  ## the default tests, some minutes
+	$(BIN)/pytest
+
+slow: $(READY)  ## the tests that train
+	$(BIN)/pytest -m slow
+
+check: $(READY)  ## ruff, pyright and the import contracts
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/pyright
+	$(BIN)/lint-imports
+
+clean:  ## remove .venv and caches; runs/ stays
+	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+	  echo "visual-arft needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make PYTHON=python3.12" >&2; \
+	  exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/pip install -c constraints.txt -e '.[train,dev]'
+	@touch $@

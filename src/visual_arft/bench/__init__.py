@@ -1,0 +1,1 @@
+"""Benchmarks: what is played, how it is scored, and how the scores are shown."""

@@ -1,0 +1,226 @@
+"""The command `arft`. What needs torch is imported by the commands that need it, when they run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+from rich.console import Console
+
+from visual_arft.errors import UserError
+from visual_arft.exits import Commands, records_in
+
+if TYPE_CHECKING:
+    from visual_arft.bench.score import Report
+    from visual_arft.types import Trajectory
+
+TASKS = {"coding": ("coding",), "search": ("search",), "both": ("coding", "search")}
+ENGINES = ("transformers", "scripted")
+MODES = ("direct", "agent", "agent-append")
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+FILE = click.Path(path_type=Path)
+AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
+SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
+
+
+@click.group(
+    cls=Commands,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Start here: arft doctor, then arft demo, then arft view runs/demo.",
+)
+@click.version_option(package_name="visual-arft", message="%(version)s")
+def main() -> None:
+    """Teach a vision-language model to use tools by reinforcement learning.
+    """
+
+
+@main.command(epilog='Example: arft demo --task coding --out runs/demo')
+@click.option("--task", type=click.Choice(list(TASKS)), default="both", show_default=True)
+@click.option("--out", type=FOLDER, default=Path("runs/demo"), show_default=True)
+@SEED
+def demo(task: str, out: Path, seed: int) -> None:
+    """Train the small agents and measure the gain.
+
+    Runs on two cores in less than 20 minutes; run again, it goes on from what exists. Leaves
+    summary.json and report.html in the folder.
+    """
+    from visual_arft import experiment
+
+    with records_in(out, f"arft demo --task {task} --out {out} --seed {seed}"):
+        experiment.demo(out, seed, TASKS[task])
+
+
+@main.command(epilog='Example: arft train recipes/demo-coding.toml grpo.steps=10 model.threads=1 --out runs/try')
+@click.argument("recipe", type=FILE)
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
+@click.option("--out", type=FOLDER, help="The run's folder; runs/RECIPE when not given.")
+@click.option("--resume", is_flag=True, help="Go on with the run in that folder.")
+@click.option("--dry-run", is_flag=True, help="Print the resolved recipe and what would happen.")
+def train(
+    recipe: Path, overrides: tuple[str, ...], out: Path | None, resume: bool, dry_run: bool
+) -> None:
+    """Train as a recipe says.
+
+    RECIPE is a TOML file that sets a cold start and GRPO; recipes/ has some to start from. A key is set from outside as section.key=value. A run stopped by Ctrl-C resumes.
+    """
+    from visual_arft import experiment
+    from visual_arft.config import load_recipe
+
+    resolved = load_recipe(recipe, overrides)
+    if dry_run:
+        click.echo(experiment.describe(resolved))
+        return
+    folder = out or Path("runs") / recipe.stem
+    _check_folder(folder, resume)
+    go_on = " ".join(["arft train", str(recipe), *overrides, f"--out {folder} --resume"])
+    with records_in(folder, go_on):
+        experiment.train(resolved, folder, resume=resume)
+
+
+@main.command(epilog='Example: arft bench mini-mat-coding --model runs/demo/coding/model --limit 100')
+@click.argument("suite")
+@click.option("--model", required=True, help="`tiny`, a folder saved by transformers, or a hub id.")
+@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True)
+@click.option("--mode", type=click.Choice(MODES), default="agent", show_default=True)
+@click.option("--data", type=FILE, help="The benchmark's folder or file; mini-MAT needs none.")
+@click.option("--limit", type=click.IntRange(min=1), help="Play the first N tasks only.")
+@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
+@click.option("--out", type=FOLDER, help="The run's folder; runs/SUITE-MODEL-MODE when not given.")
+@SEED
+@AS_JSON
+def bench(
+    suite: str,
+    model: str,
+    engine: str,
+    mode: str,
+    data: Path | None,
+    limit: int | None,
+    temperature: float,
+    out: Path | None,
+    seed: int,
+    as_json: bool,
+) -> None:
+    """Play a benchmark and score it.
+
+    Every episode is recorded; run the same command again and it goes on.
+    """
+    from visual_arft import experiment
+    from visual_arft.bench.suites import suite as named
+
+    named(suite)
+    folder = out or Path("runs") / f"{suite}-{Path(model).name}-{mode}"
+    with records_in(folder, "run the same command again"):
+        report = experiment.bench(
+            suite,
+            model=model,
+            engine=engine,
+            mode=mode,
+            data=data,
+            limit=limit,
+            out=folder,
+            seed=seed,
+            temperature=temperature,
+        )
+    _show(report, as_json)
+
+
+@main.command(epilog='Example: arft score predictions.json --suite mat-coding')
+@click.argument("path", type=FILE)
+@click.option("--suite", help="The benchmark whose scoring rules hold, such as mat-coding.")
+@click.option("--phase", help="Which part of a run, where it has several.")
+@AS_JSON
+def score(path: Path, suite: str | None, phase: str | None, as_json: bool) -> None:
+    """Score a run or a file of predictions.
+
+    A file of predictions is JSON or JSON lines; each row has pred_answer and gt. EM and F1 are in
+    percent, with 95% intervals; a row without an answer scores 0.
+    """
+    from visual_arft.bench.score import score_path
+
+    _show(score_path(path, suite, phase), as_json)
+
+
+@main.command(epilog='Example: arft view runs/demo --export demo.html')
+@click.argument("run", type=FOLDER)
+@click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
+@click.option("--export", "page", type=FILE, help="Write the pages there and serve nothing.")
+def view(run: Path, port: int, page: Path | None) -> None:
+    """Look at episodes, images and curves.
+    """
+    from visual_arft import viewer
+
+    if page is not None:
+        click.echo(viewer.export(run, page))
+        return
+    click.echo(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends", err=True)
+    viewer.serve(run, port)
+
+
+@main.command(epilog='Example: arft chat sign.png "What does the sign say?" --model runs/demo/coding/model')
+@click.argument("image", type=FILE)
+@click.argument("question")
+@click.option("--model", required=True, help="`tiny`, a folder saved by transformers, or a hub id.")
+@click.option("--env", type=click.Choice(TASKS["both"]), default="coding", show_default=True)
+@AS_JSON
+def chat(image: Path, question: str, model: str, env: str, as_json: bool) -> None:
+    """Ask about an image and watch the episode.
+
+    The turns go to standard error, the answer to standard output.
+    """
+    from visual_arft.images import MemoryImages, load
+
+    load(image, MemoryImages())
+    if not question.strip():
+        raise UserError(f"the question {question!r} is empty; ask something about {image}")
+    from visual_arft import experiment
+
+    trajectory = experiment.chat(image, question, model=model, env=env)
+    if as_json:
+        click.echo(trajectory.model_dump_json(indent=2))
+    else:
+        _tell(trajectory)
+
+
+@main.command(epilog='Example: arft doctor --json')
+@AS_JSON
+def doctor(as_json: bool) -> None:
+    """Say what this machine offers, and what to mend.
+    """
+    from visual_arft.doctor import findings, table
+
+    found = list(findings())
+    if as_json:
+        click.echo(json.dumps([each.model_dump() for each in found], indent=2))
+    else:
+        Console().print(table(found))
+
+
+def _check_folder(folder: Path, resume: bool) -> None:
+    exists = (folder / "config.toml").exists()
+    if exists and not resume:
+        raise UserError(f"{folder} holds a run; go on with --resume, or choose another --out")
+    if resume and not exists:
+        raise UserError(f"{folder} holds no run to resume; leave out --resume, or mend --out")
+
+
+def _show(report: Report, as_json: bool) -> None:
+    from visual_arft.bench.report import as_dict, table
+
+    if as_json:
+        click.echo(json.dumps(as_dict(report), indent=2, ensure_ascii=False))
+    else:
+        Console().print(table(report))
+
+
+def _tell(trajectory: Trajectory) -> None:
+    """The turns on standard error, the answer on standard output."""
+    for number, turn in enumerate(trajectory.turns, start=1):
+        click.echo(f"[{number}] {turn.completion.text}", err=True)
+        if turn.result is not None:
+            pictures = " + image" * len(turn.result.images)
+            click.echo(f"    {turn.result.error or turn.result.text}{pictures}", err=True)
+    click.echo(f"({trajectory.stop_reason})", err=True)
+    click.echo(trajectory.answer or "")

@@ -1,0 +1,1 @@
+"""The coding agent: its rules, Python tool, rewards, degradations and data."""

@@ -1,0 +1,63 @@
+"""The Python tool: the policy's code and an image in, the processed image out."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from visual_arft.images import Images, Pixels, decode, encode
+from visual_arft.sandbox import Sandbox
+from visual_arft.types import ToolCall, ToolResult
+
+INPUT_FILE = "path_to_input_image.jpg"
+"""The file that code reads the image from."""
+
+_MAX_TEXT = 2000
+_MAX_RATIO = 200
+
+
+class PythonTool:
+    """A tool that runs code in a sandbox."""
+
+    def __init__(self, sandbox: Sandbox, images: Images, *, max_side: int = 4096) -> None:
+        """Wraps a sandbox, which stays its owner's to close.
+
+        Args:
+            sandbox: where code runs.
+            images: where the images of calls lie, and processed ones go.
+            max_side: pixels; larger inputs are scaled down before code sees them, larger outputs are
+                the code's mistake.
+        """
+        self._sandbox = sandbox
+        self._images = images
+        self._max_side = max_side
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        """What the call's `code` made of its image: the last one it gave back, and what it printed."""
+        inputs = {INPUT_FILE: self._shrunk(decode(self._images.read(i))) for i in call.images[:1]}
+        outcome = await self._sandbox.arun(str(call.arguments["code"]), inputs)
+        text = outcome.stdout[:_MAX_TEXT].strip()
+        error = outcome.error
+        if error is None and outcome.images:
+            error = self._fault(outcome.images[-1])
+        if error is not None:
+            return ToolResult(text=text, error=error[-_MAX_TEXT:])
+        made = tuple(self._images.add(encode(pixels)) for pixels in outcome.images[-1:])
+        return ToolResult(text=text, images=made)
+
+    def _fault(self, pixels: Pixels) -> str | None:
+        height, width, _ = pixels.shape
+        size = f"the image is {width} x {height} pixels"
+        if max(width, height) > self._max_side:
+            return f"{size}; its longer side may have {self._max_side}"
+        if max(width, height) >= _MAX_RATIO * min(width, height):
+            return f"{size}; that is too narrow to be looked at"
+        return None
+
+    def _shrunk(self, pixels: Pixels) -> Pixels:
+        height, width, _ = pixels.shape
+        scale = self._max_side / max(width, height)
+        if scale >= 1:
+            return pixels
+        size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        return np.asarray(cv2.resize(pixels, size, interpolation=cv2.INTER_AREA), np.uint8)

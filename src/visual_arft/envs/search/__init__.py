@@ -1,0 +1,1 @@
+"""The search agent: its rules, engines, tool, rewards and data."""

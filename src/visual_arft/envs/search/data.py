@@ -1,0 +1,166 @@
+"""Tasks and corpora from files: MAT-Search, multi-hop questions, the paper's training steps."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, Field
+
+from visual_arft.envs.search.engines import Passage
+from visual_arft.envs.search.env import SEARCH, SearchEnv
+from visual_arft.errors import UserError
+from visual_arft.images import Images, load
+from visual_arft.rows import read_rows
+from visual_arft.tags import ANSWER
+from visual_arft.types import (
+    Action,
+    Completion,
+    Image,
+    Malformed,
+    Prompt,
+    Task,
+    ToolResult,
+    Turn,
+)
+
+Text = Annotated[str, Field(min_length=1)]
+
+
+class _MatRow(BaseModel):
+    id: int | str
+    question: Text
+    answer: Text
+    image_path: Text
+    split: str | None = None
+
+
+class _MultihopRow(BaseModel):
+    id: int | str
+    question: Text
+    golden_answers: Annotated[list[Text], Field(min_length=1)]
+
+
+class _StepRow(BaseModel):
+    image_path: Text
+    problem: Text
+    solution: Text
+
+
+class _PassageRow(BaseModel):
+    id: int | str
+    contents: Text
+
+
+def load_mat_search(path: Path, images: Images) -> list[Task]:
+    """The tasks of a MAT-Search file; its pictures go into `images`.
+
+    The split is the row's own. Where no row has one, the first half is `simple` and the rest
+    `hard`, as the benchmark's authors count.
+    """
+    rows = read_rows(path, _MatRow)
+    positional = all(row.split is None for row in rows)
+    return [
+        Task(
+            id=str(row.id),
+            question=row.question,
+            answers=(row.answer,),
+            images=(_image(path, number, row.image_path, images),),
+            split=(_half(number, len(rows)) if positional else row.split) or "",
+        )
+        for number, row in enumerate(rows, start=1)
+    ]
+
+
+def load_multihop(path: Path) -> list[Task]:
+    """The text-only tasks of a FlashRAG file: 2Wiki, HotpotQA, MuSiQue, Bamboogle."""
+    return [
+        Task(id=str(row.id), question=row.question, answers=tuple(row.golden_answers))
+        for row in read_rows(path, _MultihopRow)
+    ]
+
+
+def load_search_steps(path: Path, images: Images) -> list[Task]:
+    """The step tasks of a training file of the paper: one decision each, after its gold chain.
+
+    A row's `problem` is the question in `<query>` and then, for each earlier step, the reply and
+    its `<information>`; its `solution` is the gold reply.
+    """
+    return [
+        _step_task(f"{path}, row {number}", f"{path.stem}-{number}", row).model_copy(
+            update={"images": (_image(path, number, row.image_path, images),)}
+        )
+        for number, row in enumerate(read_rows(path, _StepRow), start=1)
+    ]
+
+
+def load_corpus(path: Path) -> list[Passage]:
+    """The passages of a JSONL corpus with the keys `id` and `contents`."""
+    return [Passage(id=str(row.id), contents=row.contents) for row in read_rows(path, _PassageRow)]
+
+
+_PROBLEM = re.compile(r"\s*<query>(.*?)</query>(.*)", re.DOTALL)
+_STEP = re.compile(r"(.*?)<information>(.*?)</information>\s*", re.DOTALL)
+_SOLUTION = re.compile(r"\s*(?:<think>(.*?)</think>)?\s*<(search|answer)>(.*?)</\2>\s*", re.DOTALL)
+
+
+def _step_task(where: str, task_id: str, row: _StepRow) -> Task:
+    problem, solution = _PROBLEM.fullmatch(row.problem), _SOLUTION.fullmatch(row.solution)
+    if problem is None:
+        raise UserError(
+            f"{where}, key 'problem': {row.problem[:40]!r}… does not begin with the question in "
+            "<query>…</query>; put it there"
+        )
+    if solution is None:
+        raise UserError(
+            f"{where}, key 'solution': {row.solution[:40]!r}… is not <search>…</search> or "
+            "<answer>…</answer>, with or without <think>…</think> before it; write one of them"
+        )
+    thought, kind, content = (part.strip() if part else "" for part in solution.groups())
+    return Task(
+        id=task_id,
+        question=problem[1].strip(),
+        answers=(content,) if kind == ANSWER else (),
+        prefix=tuple(_chain(where, problem[2])),
+        expected=Action(kind=kind, content=content, thought=thought),
+        kind=kind,
+    )
+
+
+def _chain(where: str, text: str) -> Iterator[Turn]:
+    env, end = SearchEnv(), 0
+    for step in _STEP.finditer(text):
+        end = step.end()
+        reply = step[1].strip()
+        action = env.parse(reply)
+        if isinstance(action, Malformed) or action.kind != SEARCH:
+            raise UserError(
+                f"{where}, key 'problem': the earlier reply {reply[:40]!r}… is no search; "
+                "write <think>…</think><search>…</search> before each <information>"
+            )
+        yield Turn(
+            prompt=Prompt(messages=()),  # nobody reads a gold step's prompt: the env tells it anew
+            completion=Completion(text=reply),
+            action=action,
+            result=ToolResult(text=step[2].strip()),
+        )
+    if rest := text[end:].strip():
+        raise UserError(
+            f"{where}, key 'problem': {rest[:40]!r}… comes after the last <information>; "
+            "end the chain with what the last search brought"
+        )
+
+
+def _half(number: int, count: int) -> str:
+    return "simple" if number <= (count + 1) // 2 else "hard"
+
+
+def _image(path: Path, number: int, name: str, images: Images) -> Image:
+    """A row's picture: beside the file, or in the folder `<file>-image` that MAT comes with."""
+    places = [path.parent / name, path.parent / f"{path.stem}-image" / name]
+    try:
+        return load(next((place for place in places if place.exists()), places[0]), images)
+    except UserError as error:
+        raise UserError(f"{path}, row {number}, key 'image_path': {error}") from None

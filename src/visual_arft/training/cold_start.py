@@ -1,0 +1,61 @@
+"""Cold start: supervised steps on demonstrations, before reinforcement learning."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+
+import torch
+
+from visual_arft.model.chat import Chat
+from visual_arft.model.vlm import VisionLanguageModel
+from visual_arft.training.loss import sft_loss
+from visual_arft.training.segments import Row, rows, segments
+from visual_arft.training.settings import ColdStartConfig
+from visual_arft.training.updates import Updates, logprobs_of, micro_batches, prepare
+from visual_arft.types import Trajectory
+
+Demonstrations = Callable[[int, int], Sequence[Trajectory]]
+"""`demonstrations(start, count)`: the next ones of a stream, the same for the same numbers."""
+
+
+def cold_start(
+    vlm: VisionLanguageModel, demonstrations: Demonstrations, config: ColdStartConfig
+) -> Iterator[dict[str, float]]:
+    """Trains on a stream of demonstrations; yields each step's numbers."""
+    updates = Updates(vlm.model.parameters(), config.optimizer, config.steps)
+    for step in range(config.steps):
+        shown = demonstrations(step * config.batch_size, config.batch_size)
+        batch = [row for each in shown for row in demonstration_rows(each, vlm.chat)]
+        total = sum(map(sum, (row.mask for row in batch)))
+        loss = 0.0
+        for part in micro_batches(batch, config.micro_batch_size):
+            loss += _backward(vlm, part, total, autocast=config.autocast)
+        yield {"step": step + 1, "loss": loss, "lr": updates.lr, "grad_norm": updates.step()}
+
+
+def demonstration_rows(demonstration: Trajectory, chat: Chat) -> list[Row]:
+    """The rows that teach every reply of a demonstration."""
+    turns = []
+    for turn in demonstration.turns:
+        ids = (*chat.tokenize(turn.completion.text), chat.tokenizer.eos_token_id)
+        completion = turn.completion.model_copy(
+            update={
+                "prompt_ids": chat.encode(turn.prompt).ids,
+                "token_ids": ids,
+                "logprobs": (0.0,) * len(ids),
+            }
+        )
+        turns.append(turn.model_copy(update={"completion": completion}))
+    written = demonstration.model_copy(update={"turns": tuple(turns)})
+    return rows(segments(written, advantage=1.0))
+
+
+def _backward(
+    vlm: VisionLanguageModel, part: Sequence[Row], total: int, *, autocast: bool
+) -> float:
+    batch, inputs = prepare(vlm, part)
+    with torch.autocast(vlm.device.type, torch.bfloat16, enabled=autocast):
+        logprobs = logprobs_of(vlm, batch, inputs, temperature=1.0)
+    loss = sft_loss(logprobs, batch.mask.to(vlm.device), total=total)
+    loss.backward()
+    return float(loss.detach())
