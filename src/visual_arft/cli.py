@@ -33,11 +33,10 @@ SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_defaul
 )
 @click.version_option(package_name="visual-arft", message="%(version)s")
 def main() -> None:
-    """Teach a vision-language model to use tools by reinforcement learning.
-    """
+    """Teach a vision-language model to use tools by reinforcement learning."""
 
 
-@main.command(epilog='Example: arft demo --task coding --out runs/demo')
+@main.command(epilog="Example: arft demo --task coding --out runs/demo")
 @click.option("--task", type=click.Choice(list(TASKS)), default="both", show_default=True)
 @click.option("--out", type=FOLDER, default=Path("runs/demo"), show_default=True)
 @SEED
@@ -53,7 +52,7 @@ def demo(task: str, out: Path, seed: int) -> None:
         experiment.demo(out, seed, TASKS[task])
 
 
-@main.command(epilog='Example: arft train recipes/demo-coding.toml grpo.steps=10 model.threads=1 --out runs/try')
+@main.command(epilog="Example: arft train recipes/demo-coding.toml grpo.steps=10 --out runs/try")
 @click.argument("recipe", type=FILE)
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--out", type=FOLDER, help="The run's folder; runs/RECIPE when not given.")
@@ -64,23 +63,27 @@ def train(
 ) -> None:
     """Train as a recipe says.
 
-    RECIPE is a TOML file that sets a cold start and GRPO; recipes/ has some to start from. A key is set from outside as section.key=value. A run stopped by Ctrl-C resumes.
+    RECIPE is a TOML file that sets a cold start and GRPO; recipes/ has some to start from. A key is
+    set from outside as section.key=value. A run that was stopped goes on with --resume.
     """
-    from visual_arft import experiment
     from visual_arft.config import load_recipe
 
     resolved = load_recipe(recipe, overrides)
+    folder = out or Path("runs") / recipe.stem
+    _check_folder(folder, resume)
+    from visual_arft import experiment
+
     if dry_run:
         click.echo(experiment.describe(resolved))
         return
-    folder = out or Path("runs") / recipe.stem
-    _check_folder(folder, resume)
     go_on = " ".join(["arft train", str(recipe), *overrides, f"--out {folder} --resume"])
     with records_in(folder, go_on):
         experiment.train(resolved, folder, resume=resume)
 
 
-@main.command(epilog='Example: arft bench mini-mat-coding --model runs/demo/coding/model --limit 100')
+@main.command(
+    epilog="Example: arft bench mini-mat-coding --model runs/demo/coding/model --limit 100"
+)
 @click.argument("suite")
 @click.option("--model", required=True, help="`tiny`, a folder saved by transformers, or a hub id.")
 @click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True)
@@ -107,10 +110,11 @@ def bench(
 
     Every episode is recorded; run the same command again and it goes on.
     """
-    from visual_arft import experiment
     from visual_arft.bench.suites import suite as named
 
-    named(suite)
+    named(suite)  # a wrong name shows before torch loads
+    from visual_arft import experiment
+
     folder = out or Path("runs") / f"{suite}-{Path(model).name}-{mode}"
     with records_in(folder, "run the same command again"):
         report = experiment.bench(
@@ -127,7 +131,7 @@ def bench(
     _show(report, as_json)
 
 
-@main.command(epilog='Example: arft score predictions.json --suite mat-coding')
+@main.command(epilog="Example: arft score predictions.json --suite mat-coding")
 @click.argument("path", type=FILE)
 @click.option("--suite", help="The benchmark whose scoring rules hold, such as mat-coding.")
 @click.option("--phase", help="Which part of a run, where it has several.")
@@ -143,13 +147,12 @@ def score(path: Path, suite: str | None, phase: str | None, as_json: bool) -> No
     _show(score_path(path, suite, phase), as_json)
 
 
-@main.command(epilog='Example: arft view runs/demo --export demo.html')
+@main.command(epilog="Example: arft view runs/demo --export demo.html")
 @click.argument("run", type=FOLDER)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
 @click.option("--export", "page", type=FILE, help="Write the pages there and serve nothing.")
 def view(run: Path, port: int, page: Path | None) -> None:
-    """Look at episodes, images and curves.
-    """
+    """Look at episodes, images and curves."""
     from visual_arft import viewer
 
     if page is not None:
@@ -159,7 +162,9 @@ def view(run: Path, port: int, page: Path | None) -> None:
     viewer.serve(run, port)
 
 
-@main.command(epilog='Example: arft chat sign.png "What does the sign say?" --model runs/demo/coding/model')
+@main.command(
+    epilog='Example: arft chat sign.png "What does the sign say?" --model runs/demo/coding/model'
+)
 @click.argument("image", type=FILE)
 @click.argument("question")
 @click.option("--model", required=True, help="`tiny`, a folder saved by transformers, or a hub id.")
@@ -184,11 +189,10 @@ def chat(image: Path, question: str, model: str, env: str, as_json: bool) -> Non
         _tell(trajectory)
 
 
-@main.command(epilog='Example: arft doctor --json')
+@main.command(epilog="Example: arft doctor --json")
 @AS_JSON
 def doctor(as_json: bool) -> None:
-    """Say what this machine offers, and what to mend.
-    """
+    """Say what this machine offers, and what to mend."""
     from visual_arft.doctor import findings, table
 
     found = list(findings())

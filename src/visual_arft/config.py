@@ -18,7 +18,8 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from visual_arft.errors import UserError
-from visual_arft.training.settings import ColdStartConfig, Count, GrpoConfig, ModelConfig
+from visual_arft.model.settings import ModelConfig
+from visual_arft.training.settings import ColdStartConfig, Count, GrpoConfig
 from visual_arft.types import Record
 
 REWARDS = {
@@ -32,13 +33,14 @@ _MOST_ERRORS = 3
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Table = dict[str, Any]
+Context = Literal["retell", "append"]
 
 
 class DataConfig(Record):
     """What is trained and measured on."""
 
     source: str
-    """`mini-mat-coding`, `mini-mat-search`, or the path of a training file or folder of MAT."""
+    """`mini-mat-coding`, `mini-mat-search`, `practice` (for a base model), or a file or folder."""
     held_out: Count = 400
     """Tasks kept for measuring, never trained on."""
     corpus: Path | None = None
@@ -69,7 +71,7 @@ class Recipe(Record):
     """Of tasks, of sampling and of the initial weights."""
     env: Literal["coding", "search"]
     """The rules of the game."""
-    context: Literal["retell", "append"] = "retell"
+    context: Context = "retell"
     """`retell` rebuilds the prompt each turn, as the paper; `append` lets the conversation grow."""
     data: DataConfig
     model: ModelConfig = ModelConfig()

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from PIL import features
+from rich.markup import escape
 from rich.table import Table
 
 from visual_arft.errors import ArftError
@@ -27,7 +28,7 @@ from visual_arft.types import Record
 _TORCH = """
 import json, torch
 gpus = [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-print(json.dumps({"version": torch.__version__, "threads": torch.get_num_threads(), "gpus": gpus}))
+print(json.dumps({"threads": torch.get_num_threads(), "gpus": gpus}))
 """
 
 
@@ -59,7 +60,7 @@ def table(found: list[Finding]) -> Table:
         view.add_column(heading, overflow="fold")
     for each in found:
         mark = "[green]ok[/]" if each.ok else "[red]--[/]"
-        view.add_row(mark, each.name, each.found, each.remedy)
+        view.add_row(mark, escape(each.name), escape(each.found), escape(each.remedy))
     return view
 
 

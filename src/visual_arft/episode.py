@@ -51,7 +51,7 @@ class Episode:
         """Starts before the first turn.
 
         Args:
-            task: the problem; a step task (one with `expected`) lasts one turn whatever `max_turns`.
+            task: the problem; a step task (one with `expected`) lasts one turn in any case.
             env: the rules.
             max_turns: turns after which an episode without an answer ends.
             run_last_tool: also carry out what the last turn asks for. Nobody sees the result but a
@@ -142,7 +142,7 @@ class Episode:
 def replay(
     trajectory: Trajectory, env: Env, *, max_turns: int = 5, run_last_tool: bool = False
 ) -> Trajectory:
-    """The same episode again from its recorded replies and results: equal, if the rules still are."""
+    """The same episode from its recorded replies and results: equal, if the rules still are."""
     episode = Episode(trajectory.task, env, max_turns=max_turns, run_last_tool=run_last_tool)
     for turn in trajectory.turns:
         episode.act(turn.completion)

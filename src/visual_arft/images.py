@@ -36,13 +36,17 @@ class Images(Protocol):
 class MemoryImages:
     """An image store that lasts as long as the process."""
 
-    def __init__(self) -> None:
+    def __init__(self, limit: int | None = None) -> None:
+        """Starts empty; beyond `limit` pictures the one added first is forgotten."""
         self._data: dict[str, bytes] = {}
+        self._limit = limit
 
     def add(self, data: bytes) -> Image:
         """Keeps an encoded picture."""
         image = identify(data)
         self._data[image.sha256] = data
+        if self._limit is not None and len(self._data) > self._limit:
+            del self._data[next(iter(self._data))]
         return image
 
     def read(self, image: Image) -> bytes:

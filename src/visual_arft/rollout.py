@@ -52,7 +52,7 @@ async def _reply(episodes: Sequence[Episode], policy: Policy) -> None:
         if error.index is None:
             raise
         task = waiting[error.index][0].task
-        raise TokenMismatch(f"task {task.id!r}: {error}", index=error.index) from error
+        raise TokenMismatch(f"task {task.id!r}: {error}") from error
     for (episode, _), completion in zip(waiting, completions, strict=True):
         episode.act(completion)
 

@@ -11,7 +11,8 @@ from visual_arft.types import ToolCall, ToolResult
 class Tool(Protocol):
     """Something an action can ask for.
 
-    A mistake of the model comes back as `ToolResult.error`; machinery that fails raises `ToolFailure`.
+    A mistake of the model comes back as `ToolResult.error`; machinery that fails raises
+    `ToolFailure`.
     """
 
     async def run(self, call: ToolCall) -> ToolResult:

@@ -35,7 +35,7 @@ class Message(Record):
     text: str
     images: tuple[Image, ...] = ()
     token_ids: tuple[int, ...] | None = None
-    """Of an assistant message that was sampled: the very ids, so that nothing is tokenised again."""
+    """Of an assistant message that was sampled: its very ids, so nothing is tokenised again."""
 
 
 class Prompt(Record):

@@ -5,12 +5,12 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from visual_arft.episode import ANSWER
 from visual_arft.errors import UserError
+from visual_arft.tags import ANSWER
 from visual_arft.types import Action, Malformed, Message, Prompt, Task, ToolCall, Turn
 
 DEFAULT_TEMPLATE = """\
-Answer the question about the image. Reply with <answer> answer </answer>, and keep the answer short.
+Answer the question about the image. Reply with <answer> answer </answer>, and keep it short.
 
 <query>{question}</query>"""
 

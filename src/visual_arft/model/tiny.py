@@ -36,13 +36,13 @@ TEMPLATE = (
 def build_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: any text can be written, the corpus' own phrases are short.
 
-    Digits stand alone, as in Qwen's tokenizer, and so do the capitalised syllables of which the
-    generated names are made, so that a name never seen is still made of tokens that were.
+    Digits stand alone, as in Qwen's tokenizer, and so do the grammar's tags and the capitalised
+    syllables of which generated names are made: a name never seen is still made of tokens that were.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\n|\d|[A-Z][aeiou](?![a-z])"), behavior="isolated"),
+            pre_tokenizers.Split(Regex(r"\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z])"), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

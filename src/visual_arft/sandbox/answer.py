@@ -93,8 +93,8 @@ def _verdict(answer: Answer, report: frames.Report, limits: Limits) -> tuple[Sta
 
 
 def _cut_short(report: frames.Report, limits: Limits) -> tuple[Status, str]:
-    killed = os.WIFSIGNALED(report.wait_status)
-    if killed and report.cpu_s >= limits.cpu_s * 0.99:  # clocks of the kernel differ by a tick
+    signaled = os.WIFSIGNALED(report.wait_status) and os.WTERMSIG(report.wait_status)
+    if signaled == signal.SIGXCPU or (signaled == signal.SIGKILL and report.cpu_s >= limits.cpu_s):
         return "timeout", f"ran longer than {limits.cpu_s} s of CPU time"
     return "crashed", f"the code ended Python itself ({_end(report)})"
 

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import asyncio
 import random
-from collections.abc import Sequence
+import re
 
 import cv2
 import numpy as np
 
 from visual_arft.envs.coding.degradations import degrade
-from visual_arft.envs.coding.env import PYTHON, CodingEnv, Wording
-from visual_arft.envs.coding.grammar import CODE, PROBLEM, PROBLEMS
-from visual_arft.envs.coding.repairs import REPAIRS
+from visual_arft.envs.coding.env import CodingEnv, Wording
+from visual_arft.envs.coding.grammar import CODE, MENDABLE, PROBLEM, PROBLEMS
+from visual_arft.envs.coding.repairs import Box, program, repair
 from visual_arft.episode import ANSWER, Episode
 from visual_arft.images import Images, Pixels, decode, encode
 from visual_arft.synth.signs import draw_scene, draw_sign
@@ -36,8 +35,6 @@ CROP_QUESTION = "What does the sign in the box [{}, {}, {}, {}] say?"
 
 FAMILIES = (("rotation90", "rotation180"), ("dark", "overexposure"), ("blur", "noise"))
 """Problems that are hard to tell apart at a glance; `crop` and `none` stand alone."""
-
-MENDABLE = tuple(problem for family in FAMILIES for problem in family)
 
 SCENE_SCALE = 3
 """A crop's scene is this many times as wide as its sign."""
@@ -66,7 +63,7 @@ class MiniMatCoding:
             sign, box = draw_scene(sign, rng, SCENE_SCALE)
             question = CROP_QUESTION.format(*box)
         elif problem != "none":
-            sign = degrade(sign, problem, rng)
+            sign = degrade(sign, problem, noise(rng))
         return Task(
             id=f"mini-mat-coding-{self.split}-{self._seed}-{number}",
             question=question,
@@ -75,6 +72,11 @@ class MiniMatCoding:
             split=self.split,
             kind=problem,
         )
+
+
+def noise(rng: random.Random) -> np.random.Generator:
+    """A numpy generator drawn from a plain one."""
+    return np.random.default_rng(rng.getrandbits(64))
 
 
 def sign_text(split: str, rng: random.Random) -> str:
@@ -108,18 +110,56 @@ class CodingDemonstrations:
         if self._blind:
             [family] = [f for f in (*FAMILIES, ("crop",), ("none",)) if problem in f]
             problem = stream("coding demonstration", task.id).choice(family)
-        replies = iter(demonstration_replies(problem, task))
+        box = box_in(task.question)
+        replies = iter(_replies(problem, task.answers[0], box))
         episode = Episode(task, self._env)
         while (pending := episode.pending) is not None:
             match pending:
                 case Prompt():
                     episode.act(Completion(text=next(replies)))
                 case ToolCall():
-                    episode.observe(self._run(pending, problem))
+                    episode.observe(self._run(pending, problem, box))
         return episode.trajectory
 
-    def _run(self, call: ToolCall, problem: str) -> ToolResult:
+    def _run(self, call: ToolCall, problem: str, box: Box | None) -> ToolResult:
         """What the sandbox would send back: our own repair needs no sandbox, and there are many."""
         pixels = decode(self._images.read(call.images[0]))
-        made = mended(pixels, problem, _box_of(call))
-        return ToolResult(images=(self._images.add(encode(made)),))
+        return ToolResult(images=(self._images.add(encode(mended(pixels, problem, box))),))
+
+
+def mended(pixels: Pixels, problem: str, box: Box | None = None) -> Pixels:
+    """What `program(problem)` makes of an image, written as JPEG and read again as it does."""
+    scope = {"cv2": cv2, "img": np.ascontiguousarray(pixels[:, :, ::-1])}
+    exec(repair(problem, box), scope)  # our own lines, not a model's
+    _, data = cv2.imencode(".jpg", scope["img"])
+    return cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
+
+
+def box_in(question: str) -> Box | None:
+    """The box a question names, None where it names none."""
+    match = re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", question)
+    return tuple(map(int, match.groups())) if match else None  # type: ignore[return-value]
+
+
+def _replies(problem: str, answer: str, box: Box | None) -> list[str]:
+    fenced = f"\n```python\n{program(problem, box=box)}\n```\n"
+    code = [] if problem == "none" else [wrap("Mend it.", CODE, fenced)]
+    named = wrap("Look at it.", PROBLEM, f"{{'{problem}'}}")
+    return [named, *code, wrap("Read it.", ANSWER, answer)]
+
+
+def phrases() -> list[str]:
+    """The wording of this task, for a tokenizer to learn from."""
+    mend = [WORDING.mend.replace("{problems}", problem) for problem in MENDABLE]
+    return [
+        TEMPLATE.format(question=QUESTION),
+        TEMPLATE.format(question=CROP_QUESTION),
+        *(f"<tips>{tip}</tips>" for tip in (*mend, WORDING.crop, WORDING.none)),
+        WORDING.processed,
+        WORDING.no_image,
+        *(
+            reply
+            for problem in PROBLEMS
+            for reply in _replies(problem, "123 456", (0, 123, 333, 456))
+        ),
+    ]

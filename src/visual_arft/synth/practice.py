@@ -9,8 +9,9 @@ import random
 from collections.abc import Sequence
 
 from visual_arft.envs.coding.degradations import degrade
+from visual_arft.envs.coding.grammar import MENDABLE
 from visual_arft.images import Images, Pixels, encode
-from visual_arft.synth.coding import MENDABLE, mended, sign_text
+from visual_arft.synth.coding import mended, noise, sign_text
 from visual_arft.synth.search import sign_rows
 from visual_arft.synth.signs import draw_sign
 from visual_arft.synth.splits import TRAIN, stream
@@ -64,7 +65,7 @@ class Practice:
         if rng.random() < 0.3:
             return sign
         problem = rng.choice(MENDABLE)
-        return mended(degrade(sign, problem, rng), problem)
+        return mended(degrade(sign, problem, noise(rng)), problem)
 
     def _recall(self, rng: random.Random) -> tuple[Message, str]:
         facts = self._facts(rng)

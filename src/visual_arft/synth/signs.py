@@ -45,12 +45,11 @@ def draw_sign(rows: Sequence[str], rng: random.Random) -> Pixels:
         left = side / 2 - width * (len(row) - 1) / 2 + rng.uniform(-0.03, 0.03) * side
         for place, character in enumerate(row):
             centre = (left + place * width, top + number * pitch)
-            _stamp(ink, _glyph(character, font, round(height)), centre)
+            _stamp(ink, _glyph(character, font, 2 * round(height / 2)), centre)
     light = np.array([rng.randint(190, 235) for _ in range(3)], np.float32)
     dark = np.array([rng.randint(15, 60) for _ in range(3)], np.float32)
-    picture = light + (dark - light) * ink[:, :, None]
-    small = cv2.resize(picture, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
-    return np.clip(np.rint(small), 0, 255).astype(np.uint8)
+    small = cv2.resize(ink, (SIDE, SIDE), interpolation=cv2.INTER_AREA)
+    return np.rint(light + (dark - light) * small[:, :, None]).astype(np.uint8)
 
 
 def draw_scene(sign: Pixels, rng: random.Random, scale: int) -> tuple[Pixels, tuple[int, int, int, int]]:

@@ -46,11 +46,11 @@ def grpo_loss(
     """
     if ref_logprobs is None and kl_coef != 0:
         raise ValueError(f"kl_coef is {kl_coef} and there are no ref_logprobs; pass them, or 0")
+    # Filled here for the gradient (0 x nan is nan), and in `_mean` for the value.
     logprobs = logprobs.masked_fill(~mask, 0.0)
-    old_logprobs = old_logprobs.masked_fill(~mask, 0.0)
     losses = -clipped_gain(logprobs, old_logprobs, advantages, clip_range=clip_range)
     if ref_logprobs is not None and kl_coef != 0:
-        losses = losses + kl_coef * kl_estimate(logprobs, ref_logprobs.masked_fill(~mask, 0.0))
+        losses = losses + kl_coef * kl_estimate(logprobs, ref_logprobs)
     return _mean(losses, mask, reduction, total)
 
 

@@ -21,7 +21,7 @@ Source = Callable[[Image], str]
 
 def render(template: str, **values: Any) -> str:
     """A page as HTML."""
-    return _environment().get_template(template).render(**values)
+    return _environment().get_template(template).render(f1=answer_f1, **values)
 
 
 def source(images: Images) -> Source:
@@ -50,7 +50,6 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters.update({"f1": answer_f1})
     environment.tests.update({"malformed": _is_malformed})
     return environment
 

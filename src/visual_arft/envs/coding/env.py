@@ -26,19 +26,19 @@ PYTHON = "python"
 """The name of the tool that runs code."""
 
 DEFAULT_TEMPLATE = """\
-Answer a question about an image. The image may be hard to read as it is: work on it in small steps, \
-and answer when you can see what is asked for.
+Answer a question about an image. The image may be hard to read as it is: work on it in small \
+steps, and answer when you can see what is asked for.
 
 Begin every reply with your reasoning in <think> </think>. Then do exactly one of these:
-- <problem>{'name'}</problem>, first of all, says what is wrong with the image. It is a set of one or \
-two names out of 'rotation90', 'rotation180', 'dark', 'overexposure', 'blur', 'noise', 'crop' (only a \
-part of the image matters) and 'none'. What to do next comes back in <tips> </tips>.
+- <problem>{'name'}</problem>, first of all, says what is wrong with the image. It is a set of one \
+or two names out of 'rotation90', 'rotation180', 'dark', 'overexposure', 'blur', 'noise', 'crop' \
+(only a part of the image matters) and 'none'. What to do next comes back in <tips> </tips>.
 - <code>
 ```python
 ...
 ```
-</code> mends the image. The code reads path_to_input_image.jpg and writes path_to_output_image.jpg, \
-and may use cv2, numpy and PIL. You then see the new image in place of the old one.
+</code> mends the image. The code reads path_to_input_image.jpg, writes path_to_output_image.jpg \
+and may use cv2, numpy and PIL. You then see the new image.
 - <answer> answer </answer> ends your work.
 
 Keep the answer short.
@@ -75,9 +75,9 @@ class CodingEnv:
         """Starts from the instructions.
 
         Args:
-            context: `retell` rebuilds one user message each turn: the newest image, the instructions,
-                and the earlier replies in its text; as in the paper, errors are not shown. `append`
-                adds each reply and what came of it as messages of their own, errors included.
+            context: `retell` rebuilds one user message each turn: the newest image, the
+                instructions and the earlier replies; as in the paper, errors are not shown.
+                `append` adds each reply and what came of it, errors too, as messages of their own.
             template: the instructions. `{question}` marks where the question goes, and `{chain}`,
                 which may be left out, where the earlier steps go; without it they go to the end.
             wording: what the policy reads between its replies.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from visual_arft.episode import ANSWER
+from visual_arft.tags import ANSWER
 from visual_arft.types import Action, Malformed
 
 PROBLEM, CODE = "problem", "code"

@@ -22,15 +22,16 @@ REPAIRS = {
     "overexposure": "img = 255 - cv2.convertScaleAbs(255 - img, alpha=4)",
     "blur": "img = cv2.addWeighted(img, 3, cv2.GaussianBlur(img, (0, 0), 2), -2, 0)",
     "noise": "img = cv2.medianBlur(img, 3)",
-    "crop": "h, w = img.shape[:2]\n"
-    "img = img[{y_min} * h // 1000:{y_max} * h // 1000, {x_min} * w // 1000:{x_max} * w // 1000]",
+    "crop": "x0, y0, x1, y1 = {x_min}, {y_min}, {x_max}, {y_max}\n"
+    "h, w = img.shape[:2]\n"
+    "img = img[y0 * h // 1000:y1 * h // 1000, x0 * w // 1000:x1 * w // 1000]",
 }
 """What mends each problem of an OpenCV image `img`; `crop` has places for its box."""
 
 
 def program(*problems: str, box: Box | None = None) -> str:
     """A whole program that mends the problems one after the other; `crop` needs the box."""
-    lines = [_repair(problem, box) for problem in problems if problem != "none"]
+    lines = [repair(problem, box) for problem in problems if problem != "none"]
     return "\n".join(
         (
             "import cv2",
@@ -41,7 +42,8 @@ def program(*problems: str, box: Box | None = None) -> str:
     )
 
 
-def _repair(problem: str, box: Box | None) -> str:
+def repair(problem: str, box: Box | None = None) -> str:
+    """The lines that mend one problem of an OpenCV image `img`; `crop` needs the box."""
     if problem != "crop":
         return REPAIRS[problem]
     if box is None:

@@ -1,7 +1,7 @@
 """Rewards of the coding agent: the paper's, for single decisions, and ours, for what really ran.
 
-The paper scores what a reply says apart from its form, so its rewards read the text: a reply without
-a thought can earn them, and loses the format reward.
+The paper scores what a reply says apart from its form, so its rewards read the text: a reply
+without a thought can earn them, and loses the format reward.
 """
 
 from __future__ import annotations
@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 
 from visual_arft.envs.coding.grammar import CODE, KINDS, PROBLEM, problem_names
-from visual_arft.episode import ANSWER
 from visual_arft.metrics import f1
+from visual_arft.tags import ANSWER
 from visual_arft.types import Action, Trajectory
 
 _ROTATIONS = frozenset({"rotation90", "rotation180"})
@@ -51,7 +51,7 @@ def answer_reward(trajectory: Trajectory) -> float:
 
 
 def executed_reward(trajectory: Trajectory) -> float:
-    """The share of executed programs that ran to their end and made an image; 1.0 if none was run."""
+    """The share of executed programs that ended well with an image; 1.0 if none was run."""
     results = [turn.result for turn in trajectory.turns if turn.result is not None]
     made = [result.error is None and bool(result.images) for result in results]
     return sum(made) / len(made) if made else 1.0

@@ -25,17 +25,16 @@ class PythonTool:
         Args:
             sandbox: where code runs.
             images: where the images of calls lie, and processed ones go.
-            max_side: pixels; larger inputs are scaled down before code sees them, larger outputs are
-                the code's mistake.
+            max_side: pixels; larger inputs are scaled down before code sees them, larger outputs
+                are the code's mistake.
         """
         self._sandbox = sandbox
         self._images = images
         self._max_side = max_side
 
     async def run(self, call: ToolCall) -> ToolResult:
-        """What the call's `code` made of its image: the last one it gave back, and what it printed."""
-        inputs = {INPUT_FILE: self._shrunk(decode(self._images.read(i))) for i in call.images[:1]}
-        outcome = await self._sandbox.arun(str(call.arguments["code"]), inputs)
+        """What the call's `code` made of its image: the last image it gave back, and its prints."""
+        outcome = await self._sandbox.arun(str(call.arguments["code"]), self._inputs(call))
         text = outcome.stdout[:_MAX_TEXT].strip()
         error = outcome.error
         if error is None and outcome.images:
@@ -44,6 +43,11 @@ class PythonTool:
             return ToolResult(text=text, error=error[-_MAX_TEXT:])
         made = tuple(self._images.add(encode(pixels)) for pixels in outcome.images[-1:])
         return ToolResult(text=text, images=made)
+
+    def _inputs(self, call: ToolCall) -> dict[str, Pixels]:
+        if not call.images:
+            return {}
+        return {INPUT_FILE: self._shrunk(decode(self._images.read(call.images[0])))}
 
     def _fault(self, pixels: Pixels) -> str | None:
         height, width, _ = pixels.shape
