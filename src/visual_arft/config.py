@@ -28,6 +28,9 @@ REWARDS = {
 }
 """Names that a rubric may weigh, by environment."""
 
+RECIPES = Path(__file__).parent / "recipes"
+"""The recipes that come with the package."""
+
 _MOST_ERRORS = 3
 """More at once does not help; the rest shows when these are mended."""
 
@@ -82,6 +85,12 @@ class Recipe(Record):
     eval: EvalConfig = EvalConfig()
 
 
+def find_recipe(name: Path) -> Path:
+    """The file of a recipe: the path itself or, for a bare name, one that comes with the package."""
+    ours = RECIPES / f"{name}.toml"
+    return ours if len(name.parts) == 1 and not name.exists() and ours.is_file() else name
+
+
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """The recipe in a TOML file, after `key.sub=value` overrides; raises `UserError`."""
     table = _read(path)
@@ -110,11 +119,15 @@ def _read(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the path of a recipe") from None
+        raise UserError(f"{path}: {error.strerror}; give the path of a recipe, or one of ours: {_ours()}") from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file; give a recipe in TOML") from None
     except tomllib.TOMLDecodeError as error:
-        raise UserError(f"{path}: not TOML: {error}; see recipes/ for examples") from None
+        raise UserError(f"{path}: not TOML: {error}; see {RECIPES} for examples") from None
+
+
+def _ours() -> str:
+    return ", ".join(sorted(path.stem for path in RECIPES.glob("*.toml")))
 
 
 def _apply(override: str, table: Table) -> None:

@@ -109,13 +109,18 @@ class Episode:
         self._stop(StopReason.TOOL_FAILED)
 
     @property
+    def turns(self) -> tuple[Turn, ...]:
+        """The turns so far; a step task's prefix is not among them."""
+        return tuple(self._turns)
+
+    @property
     def trajectory(self) -> Trajectory:
         """The record; an error while something is still pending."""
         if self._stop_reason is None:
             raise EpisodeError(f"task {self.task.id!r}: the episode still waits for an answer")
         return Trajectory(
             task=self.task,
-            turns=tuple(self._turns),
+            turns=self.turns,
             stop_reason=self._stop_reason,
             failure=self._failure,
         )

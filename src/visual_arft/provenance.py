@@ -12,7 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, cast
 
-from visual_arft.config import Recipe, dump_recipe, load_recipe
+import tomli_w
+
+from visual_arft.bench.settings import BenchConfig, load_bench
+from visual_arft.config import Recipe, load_recipe
 from visual_arft.errors import UserError
 
 PACKAGES = (
@@ -22,24 +25,28 @@ PACKAGES = (
 """Packages on which a number may depend."""
 
 
-def write_run(folder: Path, recipe: Recipe, command: Sequence[str]) -> None:
+Settings = Recipe | BenchConfig
+"""What decides what a run does."""
+
+
+def write_run(folder: Path, settings: Settings, command: Sequence[str]) -> None:
     """Puts `config.toml` and `provenance.json` into a run's folder.
 
-    In the folder of a run that goes on, the recipe must be the same; the provenance grows.
+    In the folder of a run that goes on, the settings must be the same; the provenance grows.
 
     Raises:
-        UserError: the folder cannot be written, or holds a run of another recipe.
+        UserError: the folder cannot be written, or holds a run with other settings.
     """
     config, origin = folder / "config.toml", folder / "provenance.json"
-    facts = provenance(command, recipe.seed)
+    facts = provenance(command, settings.seed)
     try:
         folder.mkdir(parents=True, exist_ok=True)
         if config.exists():
-            _check_same(config, recipe)
+            _check_same(config, settings)
             start = json.loads(origin.read_text())
             facts = {**start, "resumed": [*start.get("resumed", []), facts]}
         origin.write_text(json.dumps(facts, indent=2) + "\n")
-        config.write_text(dump_recipe(recipe))
+        config.write_text(_toml(settings))
     except OSError as error:
         raise UserError(
             f"{folder}: {error.strerror}; free space there or choose another --out"
@@ -65,26 +72,31 @@ def versions(packages: Iterable[str] = PACKAGES) -> dict[str, str | None]:
     return {name: _version(name) for name in packages}
 
 
-def _check_same(config: Path, recipe: Recipe) -> None:
-    before, now = _flat(load_recipe(config)), _flat(recipe)
+def _check_same(config: Path, settings: Settings) -> None:
+    read = load_recipe if isinstance(settings, Recipe) else load_bench
+    before, now = _flat(read(config)), _flat(settings)
     if changed := [key for key in now if now[key] != before.get(key)]:
         key = changed[0]
         raise UserError(
             f"{config}: this run has {key} = {before.get(key)!r}, not {now[key]!r}; "
-            "go on with its own recipe, or choose another --out"
+            "go on as it began, or choose another --out"
         )
 
 
-def _flat(recipe: Recipe) -> dict[str, Any]:
+def _flat(settings: Settings) -> dict[str, Any]:
     """Values by dotted key; the rubric is one value."""
     flat: dict[str, Any] = {}
-    for key, value in recipe.model_dump(mode="json").items():
+    for key, value in settings.model_dump(mode="json").items():
         if isinstance(value, dict) and key != "rubric":
             inner = cast(dict[str, Any], value)
             flat |= {f"{key}.{name}": each for name, each in inner.items()}
         else:
             flat[key] = value
     return flat
+
+
+def _toml(settings: Settings) -> str:
+    return tomli_w.dumps(settings.model_dump(mode="json", exclude_none=True))
 
 
 def _version(name: str) -> str | None:

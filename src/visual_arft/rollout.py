@@ -7,7 +7,7 @@ once; `play_freely` lets each episode run ahead, for a server that batches on it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 
 from visual_arft.episode import Episode
 from visual_arft.errors import EpisodeError, TokenMismatch, ToolFailure
@@ -19,13 +19,24 @@ from visual_arft.types import Prompt, ToolCall, Trajectory
 async def play(episodes: Sequence[Episode], policy: Policy, tools: Tools) -> list[Trajectory]:
     """The trajectories of `episodes`, in their order, played in lockstep.
 
-    Each round is one call of the policy for all pending prompts, then all pending tool calls at
-    once. A `ToolFailure` ends its own episode only; any other exception ends the rollout.
+    A `ToolFailure` ends its own episode only; any other exception ends the rollout.
+    """
+    async for _ in rounds(episodes, policy, tools):
+        pass
+    return [episode.trajectory for episode in episodes]
+
+
+async def rounds(
+    episodes: Sequence[Episode], policy: Policy, tools: Tools
+) -> AsyncIterator[Sequence[Episode]]:
+    """The episodes after each round of lockstep play, for who wants to watch.
+
+    A round is one call of the policy for all pending prompts, then all pending tool calls at once.
     """
     while any(episode.pending is not None for episode in episodes):
         await _reply(episodes, policy)
         await _run_tools(episodes, tools)
-    return [episode.trajectory for episode in episodes]
+        yield episodes
 
 
 async def play_freely(

@@ -30,6 +30,16 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
     return rows
 
 
+def find_table(path: Path) -> Path:
+    """The path itself or, of a folder, the one JSON file in it."""
+    if not path.is_dir():
+        return path
+    tables = sorted(path.glob("*.json"))
+    if len(tables) != 1:
+        raise UserError(f"{path} holds {len(tables)} JSON files; give the path of one")
+    return tables[0]
+
+
 def _rows(path: Path, text: str) -> Iterator[tuple[int, Any]]:
     """The rows of a JSON list, or the lines of a JSONL file that are not blank, from 1."""
     if path.suffix != ".jsonl":

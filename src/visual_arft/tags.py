@@ -30,7 +30,7 @@ _OURS = re.compile(
 
 def parse(text: str, kinds: Sequence[str]) -> Action | Malformed:
     """The one action of a reply, or why there is none; `kinds` are the actions allowed."""
-    found = [("/" if slash else "") + name for slash, name in _TAG.findall(text)]
+    found = [slash + name for slash, name in _TAG.findall(text)]
     if repeated := next((tag for tag in found if found.count(tag) > 1), None):
         return Malformed(reason=f"the reply has more than one <{repeated}>")
     if "think" not in found:
@@ -45,7 +45,8 @@ def parse(text: str, kinds: Sequence[str]) -> Action | Malformed:
     match = re.fullmatch(
         rf"\s*<think>(.*)</think>\s*<{kind}>(.*)</{kind}>\s*", text, flags=re.DOTALL
     )
-    if match is None:
+    # Four tags and no more: a stray closing tag inside the content belongs to no pair.
+    if match is None or len(found) != 4:
         return Malformed(reason=f"the reply is not <think>…</think><{kind}>…</{kind}> and no more")
     return Action(kind=kind, content=match[2].strip(), thought=match[1].strip())
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from difflib import get_close_matches
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from visual_arft.errors import UserError
 
@@ -11,6 +11,8 @@ from visual_arft.errors import UserError
 class Suite(NamedTuple):
     """A benchmark."""
 
+    env: Literal["coding", "search"] = "search"
+    """The rules an agent plays it by."""
     cjk: bool = False
     """Whether Chinese answers are compared by character."""
     sizes: tuple[tuple[str, int], ...] = ()
@@ -28,13 +30,13 @@ class Suite(NamedTuple):
 
 
 SUITES = {
-    "mat-coding": Suite(cjk=True, sizes=(("simple", 70), ("hard", 130))),
+    "mat-coding": Suite(env="coding", cjk=True, sizes=(("simple", 70), ("hard", 130))),
     "mat-search": Suite(sizes=(("simple", 75), ("hard", 75))),
     "hotpotqa": Suite(),
     "2wiki": Suite(),
     "musique": Suite(),
     "bamboogle": Suite(),
-    "mini-mat-coding": Suite(),
+    "mini-mat-coding": Suite(env="coding"),
     "mini-mat-search": Suite(),
 }
 """Every benchmark by its name."""

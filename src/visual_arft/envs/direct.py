@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from visual_arft.errors import UserError
+from visual_arft.envs.template import checked, fill
 from visual_arft.tags import ANSWER
 from visual_arft.types import Action, Malformed, Message, Prompt, Task, ToolCall, Turn
 
@@ -22,16 +22,11 @@ class DirectEnv:
 
     def __init__(self, template: str = DEFAULT_TEMPLATE) -> None:
         """Starts from the instructions; `{question}` marks where the question goes."""
-        if "{question}" not in template:
-            raise UserError(
-                f"the direct template {template[:40]!r}… has no {{question}}; "
-                "write {question} where the question belongs"
-            )
-        self.template = template
+        self.template = checked(template, "direct")
 
     def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         """The images and the question."""
-        text = self.template.replace("{question}", task.question)
+        text = fill(self.template, task.question)
         return Prompt(messages=(Message(role="user", text=text, images=task.images),))
 
     def parse(self, text: str) -> Action | Malformed:

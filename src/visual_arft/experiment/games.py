@@ -13,6 +13,7 @@ from visual_arft.envs.coding.data import load_coding_steps, load_mat_coding
 from visual_arft.envs.coding.env import DEFAULT_TEMPLATE as CODING_TEMPLATE
 from visual_arft.envs.coding.env import PYTHON, CodingEnv, Wording
 from visual_arft.envs.coding.tool import PythonTool
+from visual_arft.envs.direct import DirectEnv
 from visual_arft.envs.search.data import load_corpus, load_mat_search, load_search_steps
 from visual_arft.envs.search.embedder import MiniLm
 from visual_arft.envs.search.engines import Bm25Searcher
@@ -85,6 +86,16 @@ def search_env(context: Context, template: str | None = None, *, tiny: bool = Fa
     return SearchEnv(context, template or (mini_search.TEMPLATE if tiny else SEARCH_TEMPLATE))
 
 
+def direct_env(*, tiny: bool = False) -> DirectEnv:
+    """The rules without tools; the tiny model has learned to answer a bare question."""
+    return DirectEnv("{question}") if tiny else DirectEnv()
+
+
+def is_tiny(recipe: Recipe) -> bool:
+    """Whether a recipe trains on the generated tasks, which are worded for the tiny model."""
+    return recipe.data.source == PRACTICE or recipe.data.source.startswith("mini-mat-")
+
+
 def _practice(recipe: Recipe) -> Game:
     nothing: Tools = {}
     return Game(
@@ -99,8 +110,8 @@ def _practice(recipe: Recipe) -> Game:
 
 
 def _mini_coding(recipe: Recipe, sandbox: Sandbox) -> Game:
-    env = coding_env(recipe.context, _template(recipe), tiny=True)
-    tools = partial(_python, sandbox)
+    env = coding_env(recipe.context, template_of(recipe), tiny=True)
+    tools = partial(python_tools, sandbox)
     count = recipe.data.held_out
     return Game(
         env=env,
@@ -120,7 +131,7 @@ def _mini_coding(recipe: Recipe, sandbox: Sandbox) -> Game:
 
 
 def _mini_search(recipe: Recipe, sandbox: Sandbox) -> Game:
-    env = search_env(recipe.context, _template(recipe), tiny=True)
+    env = search_env(recipe.context, template_of(recipe), tiny=True)
     count = recipe.data.held_out
     return Game(
         env=env,
@@ -142,9 +153,9 @@ def _mini_search(recipe: Recipe, sandbox: Sandbox) -> Game:
 def _coding_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:
     stepwise = recipe.grpo.mode == "stepwise"
     read = partial(load_coding_steps if stepwise else load_mat_coding, Path(recipe.data.source))
-    tools = partial(_python, sandbox)
+    tools = partial(python_tools, sandbox)
     return Game(
-        env=coding_env(recipe.context, _template(recipe)),
+        env=coding_env(recipe.context, template_of(recipe)),
         tools=tools,
         train=lambda images: _cycle(_split(recipe, read(images))[0], recipe.seed),
         held_out=lambda images: _split(recipe, read(images))[1],
@@ -164,9 +175,9 @@ def _search_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:
             f"data.source = {recipe.data.source!r} is played with search, and data.corpus is not "
             "set; give a JSONL of passages, {\"id\", \"contents\"} a line"
         )
-    tool: Tools = {SEARCH: SearchTool(Bm25Searcher(load_corpus(corpus)))} if corpus else {}
+    tool = search_tools(corpus) if corpus else {}
     return Game(
-        env=search_env(recipe.context, _template(recipe)),
+        env=search_env(recipe.context, template_of(recipe)),
         tools=lambda images: tool,
         train=lambda images: _cycle(_split(recipe, read(images))[0], recipe.seed),
         held_out=lambda images: _split(recipe, read(images))[1],
@@ -176,8 +187,14 @@ def _search_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:
     )
 
 
-def _python(sandbox: Sandbox, images: Images) -> Tools:
+def python_tools(sandbox: Sandbox, images: Images) -> Tools:
+    """The coding agent's tools."""
     return {PYTHON: PythonTool(sandbox, images)}
+
+
+def search_tools(corpus: Path) -> Tools:
+    """The search agent's tools, over a file of passages."""
+    return {SEARCH: SearchTool(Bm25Searcher(load_corpus(corpus)))}
 
 
 def _common(*, cjk: bool) -> dict[str, Reward]:
@@ -209,7 +226,8 @@ def _search_rewards(recipe: Recipe) -> dict[str, Reward]:
     }
 
 
-def _template(recipe: Recipe) -> str | None:
+def template_of(recipe: Recipe) -> str | None:
+    """The instructions that a recipe brings; None where it leaves them to us."""
     path = recipe.data.prompt_file
     if path is None:
         return None

@@ -21,13 +21,14 @@ from visual_arft.experiment.talk import Talk
 from visual_arft.images import Images, MemoryImages
 from visual_arft.model import tiny
 from visual_arft.model.load import load
+from visual_arft.model.settings import ModelConfig
 from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.policies import Sampling
 from visual_arft.policies.transformers import TransformersPolicy
 from visual_arft.provenance import write_run
 from visual_arft.sandbox import Sandbox
 from visual_arft.store import Store
-from visual_arft.synth import coding, practice, search
+from visual_arft.synth import coding, search
 from visual_arft.tools import Tools
 from visual_arft.training import checkpoint
 from visual_arft.training.cold_start import cold_start
@@ -38,7 +39,9 @@ from visual_arft.types import Image, Task, Trajectory
 NEW = "new"
 """The model path of a recipe that builds the tiny base from nothing."""
 
-COLD_START, TRAINED = "cold_start", "trained"
+DIRECT, COLD_START, TRAINED = "direct", "cold_start", "trained"
+"""What is measured: the model as it was given, after the cold start, and in the end."""
+
 _VOCABULARY = 800
 _IMAGES_IN_MEMORY = 6000
 _RECORDED_GROUPS = 1
@@ -85,8 +88,7 @@ class Run:
         self.store = Store(out)
         self.held_out = self.game.held_out(self.store.images)[: recipe.eval.n]
         self._talk = talk
-        self._vlm: VisionLanguageModel | None = None
-        self._source: Path | None = None
+        self._kept: tuple[ModelConfig, VisionLanguageModel] | None = None
         write_run(out, recipe, sys.argv)
 
     @property
@@ -184,24 +186,21 @@ class Run:
         return self.out / "cold_start"
 
     def _measured(self, phase: str) -> VisionLanguageModel:
-        """The model of a phase: what it was trained to so far; kept while it is the same."""
-        trained = not phase.startswith((COLD_START, "direct"))
-        folder = self.model_folder if trained else self._cold_folder
-        if self._vlm is None or self._source != folder:
-            if folder.exists():
-                path = {"path": str(folder), "lora_rank": 0}
-                config = self.recipe.model.model_copy(update=path)
-                self._vlm = load(config, self.store.images)
-            else:
-                self._vlm = self._load(self.store.images)
-            self._source = folder
-        self._vlm.images = self.store.images
-        return self._vlm
+        """The model that a phase is about, kept for the next phase about the same."""
+        folders = {DIRECT: None, COLD_START: self._cold_folder}
+        name = next((name for name in folders if phase.startswith(name)), TRAINED)
+        folder = folders.get(name, self.model_folder)
+        config = self.recipe.model.model_copy(update={"lora_rank": 0})
+        if folder is not None and folder.exists():
+            config = config.model_copy(update={"path": str(folder)})
+        if self._kept is None or self._kept[0] != config:
+            self._kept = (config, load(config, self.store.images))
+        return self._kept[1]
 
     def _start(self, images: Images) -> VisionLanguageModel:
         if self.recipe.model.path != NEW:
             return load(self.recipe.model, images, seed=self.recipe.seed)
-        words = [phrase for part in (coding, search, practice) for phrase in part.phrases()]
+        words = [phrase for part in (coding, search) for phrase in part.phrases()]
         tokenizer = tiny.build_tokenizer(words * 20, _VOCABULARY)
         model = tiny.build_model(tokenizer, seed=self.recipe.seed)
         return VisionLanguageModel(model, tokenizer, tiny.build_image_processor(), images)

@@ -8,15 +8,13 @@ from typing import Any
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
 
 from visual_arft.errors import UserError
 from visual_arft.images import Images
-from visual_arft.model.settings import ModelConfig
+from visual_arft.model.settings import TINY, ModelConfig
 from visual_arft.model.vlm import VisionLanguageModel
-
-TINY = "tiny"
-"""The name of the base that the package carries."""
 
 _ADAPTER = "adapter_config.json"
 
@@ -41,42 +39,68 @@ def load(
 def _load(
     config: ModelConfig, path: str, images: Images, seed: int, checkpoint: Path | None
 ) -> VisionLanguageModel:
-    if checkpoint is not None and not config.lora_rank:
-        path = str(checkpoint)
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(path)
-        processor = AutoImageProcessor.from_pretrained(path, backend="pil")
-        model = AutoModelForImageTextToText.from_pretrained(
-            path, dtype=getattr(torch, config.dtype), attn_implementation="sdpa"
-        )
-    except (OSError, ValueError, KeyError) as error:
-        first = str(error).strip().splitlines()[0]
-        raise UserError(
-            f"{path}: not a vision-language model that transformers can load ({first}); give "
-            f"'{TINY}', a folder saved by save_pretrained, or a hub id"
-        ) from None
+    if checkpoint is not None:
+        _check_kind(checkpoint, config.lora_rank)
+        path = path if config.lora_rank else str(checkpoint)
+    model, tokenizer, processor = _parts(path, getattr(torch, config.dtype))
     _limit_pixels(processor, config.max_pixels)
-    model.to(_device(config.device))
     if config.freeze_vision:
         model.model.visual.requires_grad_(False)
     if config.lora_rank:
         model = _with_lora(model, config.lora_rank, seed, checkpoint)
+    model.to(_device(config.device))
     model.eval()
     return VisionLanguageModel(model, tokenizer, processor, images)
 
 
+def _parts(path: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
+    """Model, tokenizer and image processor of a folder or hub id."""
+    try:
+        processor: Any = AutoImageProcessor.from_pretrained(path, backend="pil")
+        tokenizer: Any = AutoTokenizer.from_pretrained(path)
+        model: Any = AutoModelForImageTextToText.from_pretrained(
+            path, dtype=dtype, attn_implementation="sdpa"
+        )
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"{path}: not a vision-language model that transformers can load ({why}); give "
+            f"'{TINY}', a folder saved by save_pretrained, or a hub id"
+        ) from None
+    core = getattr(model, "model", None)
+    if not hasattr(core, "get_rope_index") or not hasattr(processor, "merge_size"):
+        raise UserError(
+            f"{path}: a model of the type {model.config.model_type!r} is not supported; give a "
+            "Qwen2-VL, Qwen2.5-VL or Qwen3-VL folder or hub id"
+        )
+    return model, tokenizer, processor
+
+
+def _check_kind(checkpoint: Path, lora_rank: int) -> None:
+    """Raises `UserError` where a checkpoint holds LoRA weights and a config wants all, or else."""
+    if (checkpoint / _ADAPTER).is_file() != bool(lora_rank):
+        held, remedy = ("all", "at 0") if lora_rank else ("LoRA", "above 0, as in that run,")
+        raise UserError(
+            f"{checkpoint}: the checkpoint holds {held} weights, but lora_rank is {lora_rank}; "
+            f"set it {remedy} or start in another folder"
+        )
+
+
 def _with_lora(model: Any, rank: int, seed: int, checkpoint: Path | None) -> Any:
-    if checkpoint is not None and (checkpoint / _ADAPTER).is_file():
-        return PeftModel.from_pretrained(model, str(checkpoint), is_trainable=True)
-    # The language model only: servers that load LoRA weights for such models know no others.
-    config = LoraConfig(
-        r=rank,
-        lora_alpha=2 * rank,
-        target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
-        task_type="CAUSAL_LM",
-    )
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
+    # Made on the CPU, where a generator of our own can be lent to PEFT for its random weights.
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        if checkpoint is not None:
+            return PeftModel.from_pretrained(
+                model, str(checkpoint), is_trainable=True, torch_device="cpu"
+            )
+        # The language model only: servers that load LoRA weights for such models know no others.
+        config = LoraConfig(
+            r=rank,
+            lora_alpha=2 * rank,
+            target_modules=r".*language_model.*\.(q|k|v|o|gate|up|down)_proj",
+            task_type="CAUSAL_LM",
+        )
         return get_peft_model(model, config)
 
 

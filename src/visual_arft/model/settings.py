@@ -8,11 +8,14 @@ from pydantic import Field
 
 from visual_arft.types import Record
 
+TINY = "tiny"
+"""The name of the base that the package carries."""
+
 
 class ModelConfig(Record):
     """Which model is trained, and what of it."""
 
-    path: str = "tiny"
+    path: str = TINY
     """`tiny` (the embedded base), a folder saved by transformers, or a hub id."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Number format of the weights."""

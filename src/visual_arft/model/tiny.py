@@ -20,7 +20,7 @@ SPECIAL = (
     "<|image_pad|>", "<|video_pad|>",
 )  # fmt: skip
 SIDE = 84
-"""Every image becomes this many pixels square: 36 patches, 9 tokens."""
+"""Every image is scaled to about the area of a square of this side: 36 patches, 9 tokens."""
 
 TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n"
@@ -37,12 +37,14 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
     """A byte-level BPE tokenizer: any text can be written, the corpus' own phrases are short.
 
     Digits stand alone, as in Qwen's tokenizer, and so do the grammar's tags and the capitalised
-    syllables of which generated names are made: a name never seen is still made of tokens that were.
+    syllables of which generated names are made: a new name is still made of tokens that were seen.
     """
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(r"\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z])"), behavior="isolated"),
+            pre_tokenizers.Split(
+                Regex(r"\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z])"), behavior="isolated"
+            ),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
@@ -65,7 +67,7 @@ def build_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokeniz
 
 
 def build_image_processor() -> Qwen2VLImageProcessorPil:
-    """Scales every image, a crop as well, to the one size the tiny model sees."""
+    """Scales every image, a crop as well, to the area that the tiny model sees."""
     return Qwen2VLImageProcessorPil(
         size={"shortest_edge": SIDE * SIDE, "longest_edge": SIDE * SIDE}
     )
@@ -74,8 +76,8 @@ def build_image_processor() -> Qwen2VLImageProcessorPil:
 def build_model(tokenizer: Any, *, seed: int, hidden: int = 128, layers: int = 4) -> Any:
     """Random weights; the initial spread is wider than the default, which is for wide models."""
     special = tokenizer.convert_tokens_to_ids
-    config = Qwen2_5_VLConfig(
-        text_config={
+    settings: dict[str, Any] = {
+        "text_config": {
             "vocab_size": len(tokenizer),
             "hidden_size": hidden,
             "intermediate_size": 3 * hidden,
@@ -84,7 +86,9 @@ def build_model(tokenizer: Any, *, seed: int, hidden: int = 128, layers: int = 4
             "num_key_value_heads": 2,
             "max_position_embeddings": 4096,
             "rope_parameters": {
-                "rope_type": "default", "rope_theta": 10_000.0, "mrope_section": _sections(hidden // 4),
+                "rope_type": "default",
+                "rope_theta": 10_000.0,
+                "mrope_section": _sections(hidden // 4),
             },
             "tie_word_embeddings": True,
             "bos_token_id": None,
@@ -92,7 +96,7 @@ def build_model(tokenizer: Any, *, seed: int, hidden: int = 128, layers: int = 4
             "pad_token_id": special(SPECIAL[0]),
             "initializer_range": 0.06,
         },
-        vision_config={
+        "vision_config": {
             "depth": 2,
             "hidden_size": hidden,
             "intermediate_size": 2 * hidden,
@@ -101,20 +105,20 @@ def build_model(tokenizer: Any, *, seed: int, hidden: int = 128, layers: int = 4
             "fullatt_block_indexes": [1],
             "initializer_range": 0.06,
         },
-        tie_word_embeddings=True,
-        image_token_id=special("<|image_pad|>"),
-        video_token_id=special("<|video_pad|>"),
-        vision_start_token_id=special("<|vision_start|>"),
-        vision_end_token_id=special("<|vision_end|>"),
-        initializer_range=0.06,
-    )  # fmt: skip
-    with torch.random.fork_rng():
-        torch.manual_seed(seed)
-        return Qwen2_5_VLForConditionalGeneration(config)
+        "tie_word_embeddings": True,
+        "image_token_id": special("<|image_pad|>"),
+        "video_token_id": special("<|video_pad|>"),
+        "vision_start_token_id": special("<|vision_start|>"),
+        "vision_end_token_id": special("<|vision_end|>"),
+        "initializer_range": 0.06,
+    }
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**settings))
 
 
 def _sections(head: int) -> list[int]:
-    """How rotary frequencies are shared out to time, height and width: a quarter, the rest halved."""
+    """How many rotary frequencies time, height and width get: a quarter, the rest halved."""
     half = head // 2
     time = half // 4
     return [time, (half - time) // 2, half - time - (half - time) // 2]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,14 @@ from visual_arft.images import Images, decode
 from visual_arft.model.chat import Chat
 from visual_arft.types import Image
 
-_CACHED_IMAGES = 2048
+_CACHED_BYTES = 2**29
+_MAX_RATIO = 200
 
 
 class VisionLanguageModel:
     """Weights, tokenizer and image processor of one model on one device."""
 
-    def __init__(
-        self, model: Any, tokenizer: Any, image_processor: Any, images: Images
-    ) -> None:
+    def __init__(self, model: Any, tokenizer: Any, image_processor: Any, images: Images) -> None:
         """Wraps loaded parts; `images` is where the bytes behind an `Image` are found."""
         self.model = model
         self.tokenizer = tokenizer
@@ -35,12 +35,13 @@ class VisionLanguageModel:
         self.images = images
         self.chat = Chat(tokenizer, _image_token(self.core.config, tokenizer), self.image_tokens)
         self._pixels: OrderedDict[str, tuple[Tensor, Tensor]] = OrderedDict()
+        self._bytes = 0
         self._banned = torch.tensor(self.chat.banned_ids, dtype=torch.long, device=self.device)
 
     @property
     def core(self) -> Any:
-        """The conditional-generation model itself, LoRA adapters and all, without PEFT's wrapper."""
-        return self.model.get_base_model() if hasattr(self.model, "peft_config") else self.model
+        """The conditional-generation model itself, with its LoRA layers but not PEFT's wrapper."""
+        return self.model.get_base_model() if hasattr(self.model, "get_base_model") else self.model
 
     @property
     def device(self) -> torch.device:
@@ -49,8 +50,12 @@ class VisionLanguageModel:
 
     def image_tokens(self, image: Image) -> int:
         """How many tokens the model spends on an image."""
-        size = getattr(self.image_processor, "get_number_of_image_patches")
-        patches = size(image.height, image.width, {})
+        if max(image.width, image.height) >= _MAX_RATIO * min(image.width, image.height):
+            raise UserError(
+                f"image {image.sha256[:12]}…: {image.width} x {image.height} pixels are too narrow "
+                f"for the model; give one less than {_MAX_RATIO} times as long as wide"
+            )
+        patches = self.image_processor.get_number_of_image_patches(image.height, image.width)
         return int(patches) // self.image_processor.merge_size**2
 
     def pixels(self, image: Image) -> tuple[Tensor, Tensor]:
@@ -58,14 +63,24 @@ class VisionLanguageModel:
         if image.sha256 in self._pixels:
             self._pixels.move_to_end(image.sha256)
             return self._pixels[image.sha256]
-        made = self.image_processor(images=[decode(self.images.read(image))], return_tensors="pt")
-        self._pixels[image.sha256] = (made["pixel_values"], made["image_grid_thw"][0])
-        if len(self._pixels) > _CACHED_IMAGES:
-            self._pixels.popitem(last=False)
-        return made["pixel_values"], made["image_grid_thw"][0]
+        # Said and not guessed: an image of 3 pixels' height would pass for its three channels.
+        made = self.image_processor(
+            images=[decode(self.images.read(image))],
+            input_data_format="channels_last",
+            return_tensors="pt",
+        )
+        found = made["pixel_values"], made["image_grid_thw"][0]
+        self._pixels[image.sha256] = found
+        self._bytes += found[0].nbytes
+        while self._bytes > _CACHED_BYTES:
+            _, (oldest, _) = self._pixels.popitem(last=False)
+            self._bytes -= oldest.nbytes
+        return found
 
-    def inputs(self, rows: Sequence[Sequence[int]], images: Sequence[Image], *, left: bool) -> Inputs:
-        """Rows of ids as one padded batch, with positions; `images` of all rows, in order."""
+    def inputs(
+        self, rows: Sequence[Sequence[int]], images: Sequence[Image], *, left: bool
+    ) -> Inputs:
+        """Rows of ids as one batch, filled up on the `left` or right; `images` of all, in order."""
         width = max(len(row) for row in rows)
         pad = self.tokenizer.pad_token_id
         pad = self.tokenizer.eos_token_id if pad is None else pad
@@ -96,7 +111,8 @@ class VisionLanguageModel:
         where = [order[image.sha256] for image in images]
         output.pooler_output = [output.pooler_output[i] for i in where]
         if getattr(output, "deepstack_features", None) is not None:
-            output.deepstack_features = [[level[i] for i in where] for level in output.deepstack_features]
+            levels = output.deepstack_features
+            output.deepstack_features = [[level[i] for i in where] for level in levels]
         return {"mm_encoder_outputs": {"image": output}}
 
     def hidden(self, inputs: Inputs, **kwargs: Any) -> Any:
@@ -110,7 +126,7 @@ class VisionLanguageModel:
         )
 
     def log_probabilities(self, hidden: Tensor, temperature: float) -> Tensor:
-        """log p of the next token (… x vocabulary) after hidden states, control tokens excluded.
+        """Log p of the next token (… x vocabulary) after hidden states, control tokens excluded.
 
         The policy samples from this distribution and the trainer scores with it, so the ratio of an
         unchanged policy is exactly 1. A temperature of 0 stands for greedy choice and scores as 1.
@@ -119,7 +135,7 @@ class VisionLanguageModel:
         return logits.index_fill(-1, self._banned, float("-inf")).log_softmax(-1)
 
     def logprobs(self, inputs: Inputs, mask: Tensor, temperature: float) -> Tensor:
-        """log p of every id where `mask` (row x tok) is True given what stands before it; 0 elsewhere."""
+        """Log p of every id where `mask` (row x tok) is True, given the ids before; 0 elsewhere."""
         states = self.hidden(inputs, use_cache=False).last_hidden_state[:, :-1]
         learned = mask[:, 1:]
         scores = self.log_probabilities(states[learned], temperature)
@@ -141,23 +157,25 @@ class VisionLanguageModel:
         return positions
 
 
+@dataclass(frozen=True)
 class Inputs:
-    """A padded batch: ids and attention (row x tok), positions (3 x row x tok), images in order."""
+    """A padded batch on the model's device."""
 
-    def __init__(
-        self, ids: Tensor, attention: Tensor, positions: Tensor, images: tuple[Image, ...]
-    ) -> None:
-        self.ids = ids
-        self.attention = attention
-        self.positions = positions
-        self.images = images
+    ids: Tensor
+    """Row x tok."""
+    attention: Tensor
+    """Row x tok; 0 on the filling."""
+    positions: Tensor
+    """3 x row x tok: time, height and width."""
+    images: tuple[Image, ...]
+    """Of all rows, in the order of their placeholders."""
 
 
 def _image_token(config: Any, tokenizer: Any) -> str:
     token_id = getattr(config, "image_token_id", None)
     if token_id is None:
         raise UserError(
-            f"{config.name_or_path or config.model_type}: not a vision-language model (its config has "
-            "no image_token_id); give a Qwen2.5-VL or Qwen3-VL folder or hub id"
+            f"{config.name_or_path or config.model_type}: not a vision-language model (its config "
+            "has no image_token_id); give a Qwen2.5-VL or Qwen3-VL folder or hub id"
         )
     return str(tokenizer.convert_ids_to_tokens(token_id))

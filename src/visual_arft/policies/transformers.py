@@ -20,11 +20,11 @@ from visual_arft.policies import Sampling
 from visual_arft.types import Completion, Prompt
 
 _LEAVE_SHARE = 0.75
-"""Ended rows are dropped once fewer than this share goes on: dropping copies the keys and values."""
+"""Ended rows leave once fewer than this share goes on: leaving copies the keys and values."""
 
 
 class TransformersPolicy:
-    """Samples replies; its random generator is its own, so equal seeds give equal replies on CPU."""
+    """Samples replies; its random generator is its own: equal seeds give equal replies on CPU."""
 
     def __init__(
         self, vlm: VisionLanguageModel, sampling: Sampling, *, batch_size: int = 256

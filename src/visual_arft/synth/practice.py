@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from visual_arft.envs.coding.degradations import degrade
 from visual_arft.envs.coding.grammar import MENDABLE
 from visual_arft.images import Images, Pixels, encode
-from visual_arft.synth.coding import mended, noise, sign_text
+from visual_arft.synth.coding import QUESTION, mended, noise, sign_text
 from visual_arft.synth.search import sign_rows
 from visual_arft.synth.signs import draw_sign
 from visual_arft.synth.splits import TRAIN, stream
@@ -27,7 +27,6 @@ from visual_arft.types import (
     Turn,
 )
 
-READ = "Read."
 RECALL_SHARE = 0.6
 
 
@@ -58,7 +57,7 @@ class Practice:
             text = sign_text(TRAIN, rng)
             pixels = self._as_seen(draw_sign(text.split(), rng), rng)
         image = self._images.add(encode(pixels))
-        return Message(role="user", text=READ, images=(image,)), text
+        return Message(role="user", text=QUESTION, images=(image,)), text
 
     def _as_seen(self, sign: Pixels, rng: random.Random) -> Pixels:
         """A sign as it is, or spoilt and rightly mended, as an agent sees it in the end."""
@@ -83,11 +82,6 @@ class Practice:
             some = rng.sample(self._names, rng.randint(1, count))
             keys = list(dict.fromkeys((rng.choice(some), _relation(rng)) for _ in range(count)))
         return [(name, relation, rng.choice(self._names)) for name, relation in keys]
-
-
-def phrases() -> list[str]:
-    """The wording of practice, for a tokenizer to learn from."""
-    return [READ]
 
 
 def _relation(rng: random.Random) -> str:

@@ -12,7 +12,7 @@ from visual_arft.training.loss import sft_loss
 from visual_arft.training.segments import Row, rows, segments
 from visual_arft.training.settings import ColdStartConfig
 from visual_arft.training.updates import Updates, logprobs_of, micro_batches, prepare
-from visual_arft.types import Trajectory
+from visual_arft.types import Trajectory, Turn
 
 Demonstrations = Callable[[int, int], Sequence[Trajectory]]
 """`demonstrations(start, count)`: the next ones of a stream, the same for the same numbers."""
@@ -22,20 +22,22 @@ def cold_start(
     vlm: VisionLanguageModel, demonstrations: Demonstrations, config: ColdStartConfig
 ) -> Iterator[dict[str, float]]:
     """Trains on a stream of demonstrations; yields each step's numbers."""
-    updates = Updates(vlm.model.parameters(), config.optimizer, config.steps)
+    updates = Updates(vlm.model, config.optimizer, config.steps)
     for step in range(config.steps):
         shown = demonstrations(step * config.batch_size, config.batch_size)
         batch = [row for each in shown for row in demonstration_rows(each, vlm.chat)]
         total = sum(map(sum, (row.mask for row in batch)))
-        loss = 0.0
-        for part in micro_batches(batch, config.micro_batch_size):
-            loss += _backward(vlm, part, total, autocast=config.autocast)
-        yield {"step": step + 1, "loss": loss, "lr": updates.lr, "grad_norm": updates.step()}
+        loss = sum(
+            _backward(vlm, part, total, autocast=config.autocast)
+            for part in micro_batches(batch, config.micro_batch_size)
+        )
+        lr = updates.lr
+        yield {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": updates.step()}
 
 
 def demonstration_rows(demonstration: Trajectory, chat: Chat) -> list[Row]:
     """The rows that teach every reply of a demonstration."""
-    turns = []
+    turns: list[Turn] = []
     for turn in demonstration.turns:
         ids = (*chat.tokenize(turn.completion.text), chat.tokenizer.eos_token_id)
         completion = turn.completion.model_copy(

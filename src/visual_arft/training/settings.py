@@ -16,10 +16,13 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class OptimizerConfig(Record):
-    """AdamW, with a linear warm-up and an optional linear decay."""
+    """AdamW, or Muon for the matrices inside; a linear warm-up and an optional linear decay."""
 
     lr: Positive = 1e-6
     """Learning rate after warm-up."""
+    muon_lr: Annotated[float, Field(ge=0)] = 0.0
+    """Learning rate of Muon for the matrices inside layers, for training from nothing; 0: AdamW for
+    every weight."""
     betas: tuple[float, float] = (0.9, 0.99)
     """Decay rates of the two moments."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.0
@@ -51,7 +54,7 @@ class GrpoConfig(Record):
     """How the policy is updated by reinforcement learning."""
 
     mode: Literal["episode", "stepwise"] = "episode"
-    """`episode`: whole episodes with tools really executed; `stepwise`: single decisions, as the paper."""
+    """`episode`: whole episodes, tools really executed; `stepwise`: single decisions (the paper)."""
     steps: Annotated[int, Field(ge=0)] = 200
     """Rollout-and-update rounds."""
     prompts_per_step: Count = 16
@@ -69,7 +72,10 @@ class GrpoConfig(Record):
     scale_advantage: bool = True
     """Divide the group-relative advantage by the group's standard deviation."""
     reduction: Literal["token", "sequence"] = "token"
-    """What the loss is a mean over: all sampled tokens, or tokens within a reply and then replies."""
+    """What the loss is a mean over: all sampled tokens; or the tokens of a row, and then rows.
+
+    A row is a turn, or a whole episode where each prompt extends the turn before it.
+    """
     max_turns: Count = 5
     """Turns of an episode; the paper's value."""
     max_new_tokens: Count = 1024

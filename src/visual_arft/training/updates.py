@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -15,27 +15,42 @@ from visual_arft.training.settings import OptimizerConfig
 
 
 class Updates:
-    """AdamW with its learning rate, over one run."""
+    """A model's optimizer with its learning rate, over one run."""
 
-    def __init__(
-        self, parameters: Iterable[torch.nn.Parameter], config: OptimizerConfig, steps: int
-    ) -> None:
-        """Starts before the first of `steps` updates."""
-        self._parameters = [p for p in parameters if p.requires_grad]
+    def __init__(self, model: torch.nn.Module, config: OptimizerConfig, steps: int) -> None:
+        """Starts before the first of `steps` updates of what the model has to learn."""
         self._config = config
         self._steps = steps
         self._done = 0
-        self._optimizer = torch.optim.AdamW(
-            self._parameters, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
-        )
+        learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        self._parameters = list(learned.values())
+        matrices = [p for n, p in learned.items() if config.muon_lr and _is_inner_matrix(n, p)]
+        inner = set(map(id, matrices))
+        others = [p for p in self._parameters if id(p) not in inner]
+        self._optimizers: list[tuple[torch.optim.Optimizer, float]] = []
+        if others:
+            adamw = torch.optim.AdamW(
+                others, lr=config.lr, betas=config.betas, weight_decay=config.weight_decay
+            )
+            self._optimizers.append((adamw, 1.0))
+        if matrices:
+            # Scaled to the size of AdamW's updates, so that weight decay means the same for both.
+            muon = torch.optim.Muon(
+                matrices,
+                lr=config.muon_lr,
+                weight_decay=config.weight_decay,
+                adjust_lr_fn="match_rms_adamw",
+            )
+            self._optimizers.append((muon, config.muon_lr / config.lr))
 
     def step(self) -> float:
-        """Moves the weights by the gradients gathered so far; returns their norm before clipping."""
+        """Moves the weights by the gradients gathered; returns their norm before clipping."""
         norm = torch.nn.utils.clip_grad_norm_(self._parameters, self._config.max_grad_norm)
-        for group in self._optimizer.param_groups:
-            group["lr"] = self.lr
-        self._optimizer.step()
-        self._optimizer.zero_grad(set_to_none=True)
+        for optimizer, share in self._optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = self.lr * share
+            optimizer.step()
+            optimizer.zero_grad(set_to_none=True)
         self._done += 1
         return float(norm)
 
@@ -48,16 +63,18 @@ class Updates:
 
     def state(self) -> dict[str, Any]:
         """What a checkpoint keeps."""
-        return {"optimizer": self._optimizer.state_dict(), "done": self._done}
+        states = [optimizer.state_dict() for optimizer, _ in self._optimizers]
+        return {"optimizers": states, "done": self._done}
 
     def restore(self, state: dict[str, Any]) -> None:
         """Goes on from what a checkpoint kept."""
-        self._optimizer.load_state_dict(state["optimizer"])
+        for (optimizer, _), kept in zip(self._optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(kept)
         self._done = state["done"]
 
 
 def micro_batches(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
-    """Rows in batches of at most `size`, those of like length together so that filling is little."""
+    """Rows in batches of at most `size`, those of like length together to fill up little."""
     ordered = sorted(rows, key=lambda row: len(row.ids))
     return [ordered[start : start + size] for start in range(0, len(ordered), size)]
 
@@ -65,7 +82,7 @@ def micro_batches(rows: Sequence[Row], size: int) -> list[Sequence[Row]]:
 def prepare(vlm: VisionLanguageModel, rows: Sequence[Row]) -> tuple[Batch, Inputs]:
     """Rows as the loss and as the model take them; raises `TokenMismatch` naming the task."""
     for row in rows:
-        vlm.chat.check(row.ids, row.images, row.task_id)
+        vlm.chat.check(row.ids, row.images, f"task {row.task_id!r}")
     batch = pad(rows, pad_id=0)
     images = [image for row in rows for image in row.images]
     return batch, vlm.inputs([row.ids for row in rows], images, left=False)
@@ -74,5 +91,10 @@ def prepare(vlm: VisionLanguageModel, rows: Sequence[Row]) -> tuple[Batch, Input
 def logprobs_of(
     vlm: VisionLanguageModel, batch: Batch, inputs: Inputs, temperature: float
 ) -> Tensor:
-    """log p (row x tok) of the tokens that the policy wrote, 0 elsewhere."""
+    """Log p (row x tok) of the tokens that the policy wrote, 0 elsewhere."""
     return vlm.logprobs(inputs, batch.mask.to(vlm.device), temperature)
+
+
+def _is_inner_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
+    """Whether a weight maps one hidden state to another: no embedding, no head, no norm, no bias."""
+    return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name

@@ -13,7 +13,7 @@ from visual_arft.envs.coding.grammar import CODE, PROBLEM, PROBLEMS, problem_nam
 from visual_arft.envs.pictures import row_image
 from visual_arft.errors import UserError
 from visual_arft.images import Images
-from visual_arft.rows import read_rows
+from visual_arft.rows import find_table, read_rows
 from visual_arft.tags import ANSWER
 from visual_arft.types import Action, Completion, Image, Prompt, Task, ToolResult, Turn
 
@@ -45,7 +45,7 @@ def load_mat_coding(path: Path, images: Images) -> list[Task]:
 
     The picture is the degraded one; to crop, it is the original.
     """
-    path = _table(path)
+    path = find_table(path)
     return [
         _task(path, number, row, images) for number, row in enumerate(read_rows(path, _MatRow), 1)
     ]
@@ -57,20 +57,11 @@ def load_coding_steps(path: Path, images: Images) -> list[Task]:
     A row's `context` is that chain: the earlier replies, with or without their tips. Its picture is
     the one that is seen at this step, so code in the chain has already mended it.
     """
-    path = _table(path)
+    path = find_table(path)
     return [
         _step_task(path, number, row, row_image(path, number, "image_path", row.image_path, images))
         for number, row in enumerate(read_rows(path, _StepRow), 1)
     ]
-
-
-def _table(path: Path) -> Path:
-    if not path.is_dir():
-        return path
-    tables = sorted(path.glob("*.json"))
-    if len(tables) != 1:
-        raise UserError(f"{path} holds {len(tables)} JSON files; give the path of one")
-    return tables[0]
 
 
 def _task(path: Path, number: int, row: _MatRow, images: Images) -> Task:

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from visual_arft import tags
 from visual_arft.envs.coding.grammar import CODE, KINDS, MENDABLE, PROBLEM, code_of, problem_names
-from visual_arft.errors import UserError
+from visual_arft.envs.template import checked, fill
 from visual_arft.types import (
     Action,
     Image,
@@ -82,13 +81,8 @@ class CodingEnv:
                 which may be left out, where the earlier steps go; without it they go to the end.
             wording: what the policy reads between its replies.
         """
-        if "{question}" not in template:
-            raise UserError(
-                f"the coding template {template[:40]!r}… has no {{question}}; "
-                "write {question} where the question belongs"
-            )
         self.context = context
-        self.template = template if "{chain}" in template else template + "{chain}"
+        self.template = checked(template, "coding")
         self.wording = wording or Wording()
 
     def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
@@ -121,9 +115,7 @@ class CodingEnv:
         )
 
     def _opening(self, task: Task, images: tuple[Image, ...], chain: str) -> Message:
-        # One pass, so that a question that contains "{chain}" stays as it was asked.
-        parts = {"{question}": task.question, "{chain}": chain}
-        text = re.sub(r"\{question\}|\{chain\}", lambda match: parts[match[0]], self.template)
+        text = fill(self.template, task.question, chain)
         return Message(role="user", text=text, images=images)
 
     def _retold(self, turn: Turn) -> Iterator[str]:

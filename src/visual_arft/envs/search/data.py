@@ -9,16 +9,16 @@ from typing import Annotated
 
 from pydantic import BaseModel, Field
 
+from visual_arft.envs.pictures import row_image
 from visual_arft.envs.search.engines import Passage
 from visual_arft.envs.search.env import SEARCH, SearchEnv
 from visual_arft.errors import UserError
-from visual_arft.images import Images, load
-from visual_arft.rows import read_rows
+from visual_arft.images import Images
+from visual_arft.rows import find_table, read_rows
 from visual_arft.tags import ANSWER
 from visual_arft.types import (
     Action,
     Completion,
-    Image,
     Malformed,
     Prompt,
     Task,
@@ -55,11 +55,12 @@ class _PassageRow(BaseModel):
 
 
 def load_mat_search(path: Path, images: Images) -> list[Task]:
-    """The tasks of a MAT-Search file; its pictures go into `images`.
+    """The tasks of a MAT-Search file, or of a folder that holds one; its pictures go into `images`.
 
     The split is the row's own. Where no row has one, the first half is `simple` and the rest
     `hard`, as the benchmark's authors count.
     """
+    path = find_table(path)
     rows = read_rows(path, _MatRow)
     positional = all(row.split is None for row in rows)
     return [
@@ -67,7 +68,7 @@ def load_mat_search(path: Path, images: Images) -> list[Task]:
             id=str(row.id),
             question=row.question,
             answers=(row.answer,),
-            images=(_image(path, number, row.image_path, images),),
+            images=(row_image(path, number, "image_path", row.image_path, images),),
             split=(_half(number, len(rows)) if positional else row.split) or "",
         )
         for number, row in enumerate(rows, start=1)
@@ -88,9 +89,10 @@ def load_search_steps(path: Path, images: Images) -> list[Task]:
     A row's `problem` is the question in `<query>` and then, for each earlier step, the reply and
     its `<information>`; its `solution` is the gold reply.
     """
+    path = find_table(path)
     return [
         _step_task(f"{path}, row {number}", f"{path.stem}-{number}", row).model_copy(
-            update={"images": (_image(path, number, row.image_path, images),)}
+            update={"images": (row_image(path, number, "image_path", row.image_path, images),)}
         )
         for number, row in enumerate(read_rows(path, _StepRow), start=1)
     ]
@@ -155,12 +157,3 @@ def _chain(where: str, text: str) -> Iterator[Turn]:
 
 def _half(number: int, count: int) -> str:
     return "simple" if number <= (count + 1) // 2 else "hard"
-
-
-def _image(path: Path, number: int, name: str, images: Images) -> Image:
-    """A row's picture: beside the file, or in the folder `<file>-image` that MAT comes with."""
-    places = [path.parent / name, path.parent / f"{path.stem}-image" / name]
-    try:
-        return load(next((place for place in places if place.exists()), places[0]), images)
-    except UserError as error:
-        raise UserError(f"{path}, row {number}, key 'image_path': {error}") from None

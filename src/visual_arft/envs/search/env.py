@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 from typing import Literal
 
 from visual_arft import tags
+from visual_arft.envs.template import checked, fill
 from visual_arft.errors import UserError
 from visual_arft.types import Action, Malformed, Message, Prompt, Task, ToolCall, Turn
 
@@ -42,13 +42,8 @@ class SearchEnv:
             template: the instructions. `{question}` marks where the question goes, and `{chain}`,
                 which may be left out, where the earlier steps go; without it they go to the end.
         """
-        if "{question}" not in template:
-            raise UserError(
-                f"the search template {template[:40]!r}… has no {{question}}; "
-                "write {question} where the question belongs"
-            )
         self.context = context
-        self.template = template if "{chain}" in template else template + "{chain}"
+        self.template = checked(template, "search")
 
     def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         """What the policy sees after `turns`."""
@@ -72,9 +67,7 @@ class SearchEnv:
         return ToolCall(tool=SEARCH, arguments={"query": action.content})
 
     def _opening(self, task: Task, chain: str) -> Message:
-        # One pass, so that a question that contains "{chain}" stays as it was asked.
-        parts = {"{question}": task.question, "{chain}": chain}
-        text = re.sub(r"\{question\}|\{chain\}", lambda match: parts[match[0]], self.template)
+        text = fill(self.template, task.question, chain)
         return Message(role="user", text=text, images=task.images)
 
 
