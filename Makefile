@@ -22,7 +22,7 @@ test: $(READY)  ## the default tests, some minutes
 	$(BIN)/pytest
 
 slow: $(READY)  ## the tests that train
-	$(BIN)/pytest -m slow
+	$(BIN)/pytest -m slow || [ $$? -eq 5 ]  # 5: none was collected
 
 check: $(READY)  ## ruff, pyright and the import contracts
 	$(BIN)/ruff check

@@ -291,6 +291,7 @@ def test_a_run_that_fails_ends_with_1_and_says_where_its_records_lie(
 
 def test_a_dry_run_trains_nothing():
     assert arft("train good.toml seed=4 --dry-run").stdout.startswith("seed = 4\n")
+    assert "1400 rounds" in arft("train paper-coding-7b --dry-run").stdout
     assert not Path("runs").exists()
 
 

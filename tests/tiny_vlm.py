@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from functools import cache
 
 import numpy as np
+import torch
 from transformers import PreTrainedTokenizerFast
 
 from visual_arft.images import Images, MemoryImages, encode
 from visual_arft.model.tiny import build_image_processor, build_model, build_tokenizer
 from visual_arft.model.vlm import VisionLanguageModel
-from visual_arft.types import Image, Message, Prompt
+from visual_arft.rewards import Scores
+from visual_arft.types import (
+    Action,
+    Image,
+    Malformed,
+    Message,
+    Prompt,
+    Task,
+    ToolCall,
+    Trajectory,
+    Turn,
+)
 
 PHRASES = [
     "<think>I look.</think><search>who built the tower</search>",
@@ -25,12 +38,25 @@ def tokenizer() -> PreTrainedTokenizerFast:
     return build_tokenizer(PHRASES * 20, 400)
 
 
-def tiny_vlm(images: Images | None = None, *, seed: int = 0, hidden: int = 32) -> VisionLanguageModel:
+def tiny_vlm(
+    images: Images | None = None, *, seed: int = 0, hidden: int = 32
+) -> VisionLanguageModel:
     """A new model each time: to train one must not change another."""
     model = build_model(tokenizer(), seed=seed, hidden=hidden, layers=2).eval()
     return VisionLanguageModel(
         model, tokenizer(), build_image_processor(), MemoryImages() if images is None else images
     )
+
+
+def lively_vlm(images: Images | None = None, *, seed: int = 2) -> VisionLanguageModel:
+    """One with an output head of its own: its replies vary and end, where a tied one repeats."""
+    vlm = tiny_vlm(images, seed=seed)
+    config, head = vlm.model.config, vlm.model.lm_head
+    config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
+    weight = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(0)) / 2
+    weight[vlm.tokenizer.eos_token_id] *= 2
+    head.weight = torch.nn.Parameter(weight)
+    return vlm
 
 
 def picture(images: Images, number: int, width: int = 40, height: int = 40) -> Image:
@@ -41,3 +67,26 @@ def picture(images: Images, number: int, width: int = 40, height: int = 40) -> I
 
 def ask(text: str, *images: Image) -> Prompt:
     return Prompt(messages=(Message(role="user", text=text, images=images),))
+
+
+class FreeEnv:
+    """A game without rules: one turn, and whatever the policy says is its answer."""
+
+    def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
+        return ask(task.question, *task.images)
+
+    def parse(self, text: str) -> Action | Malformed:
+        return Action(kind="answer", content=text)
+
+    def tool_call(self, task: Task, turns: Sequence[Turn], action: Action) -> ToolCall | None:
+        return None
+
+
+def reward_of(score: Callable[[str], float]) -> Callable[[Trajectory], Scores]:
+    """What a finished episode earns, as a function of its last reply."""
+
+    def scores(trajectory: Trajectory) -> Scores:
+        total = score(trajectory.turns[-1].completion.text)
+        return Scores(rewards={"text": total}, total=total)
+
+    return scores

@@ -33,7 +33,7 @@ SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_defaul
 @click.group(
     cls=Commands,
     context_settings={"help_option_names": ["-h", "--help"]},
-    epilog="Start here: arft doctor, then arft demo, then arft view runs/demo.",
+    epilog="Start here: arft doctor, then arft demo, then arft view runs/demo/coding.",
 )
 @click.version_option(package_name="visual-arft", message="%(version)s")
 def main() -> None:
@@ -115,8 +115,12 @@ def bench(
 ) -> None:
     """Play a benchmark and score it.
 
-    Every episode is recorded; run the same command again and it goes on. A model that was trained
-    here plays as it was trained to, others in the paper's context unless --mode says otherwise.
+    SUITE is mini-mat-coding or mini-mat-search, which are generated; or, by --data, mat-coding,
+    mat-search, hotpotqa, 2wiki, musique or bamboogle. Every episode is recorded; run the same
+    command again and it goes on.
+
+    A model that was trained here plays as it was trained to, others in the paper's context unless
+    --mode says otherwise.
 
     The engine `scripted` needs no model: --model is a JSON object {TEXT: REPLY, …}, and the reply
     of the first TEXT that occurs in a prompt is given; the TEXT "" occurs in every prompt.

@@ -76,6 +76,8 @@ class Recipe(Record):
     """The rules of the game."""
     context: Context = "retell"
     """`retell` rebuilds the prompt each turn, as the paper; `append` lets the conversation grow."""
+    direct: bool = False
+    """Answer at once, without tools: the control that an agent is compared with."""
     data: DataConfig
     model: ModelConfig = ModelConfig()
     cold_start: ColdStartConfig = ColdStartConfig()
@@ -86,7 +88,7 @@ class Recipe(Record):
 
 
 def find_recipe(name: Path) -> Path:
-    """The file of a recipe: the path itself or, for a bare name, one that comes with the package."""
+    """A recipe's file: the path itself or, for a bare name, the one that comes with the package."""
     ours = RECIPES / f"{name}.toml"
     return ours if len(name.parts) == 1 and not name.exists() and ours.is_file() else name
 
@@ -119,7 +121,9 @@ def _read(path: Path) -> Table:
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"{path}: {error.strerror}; give the path of a recipe, or one of ours: {_ours()}") from None
+        raise UserError(
+            f"{path}: {error.strerror}; give the path of a recipe, or one of ours: {_ours()}"
+        ) from None
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a text file; give a recipe in TOML") from None
     except tomllib.TOMLDecodeError as error:

@@ -68,10 +68,13 @@ class FolderImages:
         image = identify(data)
         path = self.folder / image.sha256
         if not path.exists():
-            self.folder.mkdir(parents=True, exist_ok=True)
-            partial = path.with_name(f"{image.sha256}.{os.getpid()}.{get_ident()}.part")
-            partial.write_bytes(data)
-            partial.replace(path)
+            try:
+                _write_whole(path, data)
+            except OSError as error:
+                raise UserError(
+                    f"{path}: cannot be written ({error.strerror}); free space on that disk, or "
+                    "give a folder that can be written"
+                ) from error
         return image
 
     def read(self, image: Image) -> bytes:
@@ -82,6 +85,18 @@ class FolderImages:
             raise UserError(
                 f"{self.folder / image.sha256}: the picture is missing; copy the run's whole folder"
             ) from None
+
+
+def _write_whole(path: Path, data: bytes) -> None:
+    """Writes a file that is never seen half written, also where several write the same one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f"{path.name}.{os.getpid()}.{get_ident()}.part")
+    try:
+        partial.write_bytes(data)
+        partial.replace(path)
+    except OSError:
+        partial.unlink(missing_ok=True)
+        raise
 
 
 def identify(data: bytes) -> Image:

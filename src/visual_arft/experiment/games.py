@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -13,6 +13,7 @@ from visual_arft.envs.coding.data import load_coding_steps, load_mat_coding
 from visual_arft.envs.coding.env import DEFAULT_TEMPLATE as CODING_TEMPLATE
 from visual_arft.envs.coding.env import PYTHON, CodingEnv, Wording
 from visual_arft.envs.coding.tool import PythonTool
+from visual_arft.envs.direct import DEFAULT_TEMPLATE as DIRECT_TEMPLATE
 from visual_arft.envs.direct import DirectEnv
 from visual_arft.envs.search.data import load_corpus, load_mat_search, load_search_steps
 from visual_arft.envs.search.embedder import MiniLm
@@ -66,7 +67,8 @@ def make_game(recipe: Recipe, sandbox: Sandbox) -> Game:
         "coding": _coding_from_files,
         "search": _search_from_files,
     }
-    return makers.get(recipe.data.source, makers[recipe.env])(recipe, sandbox)
+    game = makers.get(recipe.data.source, makers[recipe.env])(recipe, sandbox)
+    return _without_tools(recipe, game) if recipe.direct else game
 
 
 def scorer(recipe: Recipe, game: Game) -> Callable[[Trajectory], Scores]:
@@ -86,14 +88,20 @@ def search_env(context: Context, template: str | None = None, *, tiny: bool = Fa
     return SearchEnv(context, template or (mini_search.TEMPLATE if tiny else SEARCH_TEMPLATE))
 
 
-def direct_env(*, tiny: bool = False) -> DirectEnv:
-    """The rules without tools; the tiny model has learned to answer a bare question."""
-    return DirectEnv("{question}") if tiny else DirectEnv()
+def direct_env(template: str | None = None, *, tiny: bool = False) -> DirectEnv:
+    """The rules without tools; the tiny model's practice was questions as they are."""
+    return DirectEnv(template or ("{question}" if tiny else DIRECT_TEMPLATE))
 
 
 def is_tiny(recipe: Recipe) -> bool:
     """Whether a recipe trains on the generated tasks, which are worded for the tiny model."""
     return recipe.data.source == PRACTICE or recipe.data.source.startswith("mini-mat-")
+
+
+def _without_tools(recipe: Recipe, game: Game) -> Game:
+    """The same tasks, answered at once."""
+    env = direct_env(template_of(recipe), tiny=is_tiny(recipe))
+    return replace(game, env=env, demonstrations=None)
 
 
 def _practice(recipe: Recipe) -> Game:
@@ -135,14 +143,10 @@ def _mini_search(recipe: Recipe, sandbox: Sandbox) -> Game:
     count = recipe.data.held_out
     return Game(
         env=env,
-        tools=lambda images: {
-            SEARCH: mini_search.MiniMatSearch(TRAIN, recipe.seed, images).tool()
-        },
+        tools=lambda images: {SEARCH: mini_search.MiniMatSearch(TRAIN, recipe.seed, images).tool()},
         train=partial(mini_search.MiniMatSearch, TRAIN, recipe.seed),
         held_out=lambda images: mini_search.MiniMatSearch(TEST, 0, images)(0, count),
-        held_out_tools=lambda images: {
-            SEARCH: mini_search.MiniMatSearch(TEST, 0, images).tool()
-        },
+        held_out_tools=lambda images: {SEARCH: mini_search.MiniMatSearch(TEST, 0, images).tool()},
         rewards=_search_rewards(recipe),
         demonstrations=lambda images: mini_search.SearchDemonstrations(
             mini_search.MiniMatSearch(TRAIN, recipe.seed + 1_000_000, images), env, blind=True
@@ -173,9 +177,9 @@ def _search_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:
     if corpus is None and not stepwise:
         raise UserError(
             f"data.source = {recipe.data.source!r} is played with search, and data.corpus is not "
-            "set; give a JSONL of passages, {\"id\", \"contents\"} a line"
+            'set; give a JSONL of passages, {"id", "contents"} a line'
         )
-    tool = search_tools(corpus) if corpus else {}
+    tool: Tools = search_tools(corpus) if corpus else {}
     return Game(
         env=search_env(recipe.context, template_of(recipe)),
         tools=lambda images: tool,
@@ -234,7 +238,9 @@ def template_of(recipe: Recipe) -> str | None:
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"data.prompt_file = {str(path)!r} cannot be read ({error}); give a text file") from None
+        raise UserError(
+            f"data.prompt_file = {str(path)!r} cannot be read ({error}); give a text file"
+        ) from None
 
 
 def _split(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Sequence[Task], Sequence[Task]]:
@@ -242,8 +248,8 @@ def _split(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Sequence[Task], Seque
     held_out = recipe.data.held_out
     if len(tasks) <= held_out:
         raise UserError(
-            f"{recipe.data.source}: {len(tasks)} tasks, of which data.held_out = {held_out} are kept "
-            "for measuring; lower data.held_out or give more tasks"
+            f"{recipe.data.source}: {len(tasks)} tasks, of which data.held_out = {held_out} are "
+            "kept for measuring; lower data.held_out or give more tasks"
         )
     order = random_stream("held out", recipe.seed).sample(range(len(tasks)), len(tasks))
     return [tasks[i] for i in order[held_out:]], [tasks[i] for i in order[:held_out]]

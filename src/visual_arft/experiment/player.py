@@ -32,6 +32,8 @@ class Player:
     context: Context = "retell"
     template: str | None = None
     """The instructions it was trained with; None for our own."""
+    is_direct: bool = False
+    """Whether it was trained to answer at once."""
     is_tiny: bool = False
     """Whether it knows the wording of the tiny model."""
     run: Path | None = None
@@ -42,8 +44,9 @@ class Player:
 
     def rules(self, mode: Mode) -> Env:
         """The rules it plays by."""
-        if mode == "direct":
-            return direct_env(tiny=self.is_tiny)
+        if mode == "direct" or (mode == "agent" and self.is_direct):
+            template = self.template if self.is_direct else None
+            return direct_env(template, tiny=self.is_tiny)
         context = "append" if mode == "agent-append" else self.context
         make = coding_env if self.env == "coding" else search_env
         return make(context, self.template, tiny=self.is_tiny)
@@ -83,6 +86,7 @@ def _trained(run: Path, folder: Path, env: EnvName) -> Player:
         recipe.model.model_copy(update={"path": str(folder), "lora_rank": 0}),
         context=recipe.context,
         template=_template(recipe, env),
+        is_direct=recipe.direct,
         is_tiny=is_tiny(recipe),
         run=run,
         max_turns=recipe.grpo.max_turns,

@@ -48,7 +48,8 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
     talk, store, rules = Talk(), Store(out), suite(config.suite)
     player = find_player(config.model, rules.env)
     if player.run is not None and config.mode == "agent":
-        talk.line(f"{config.model} plays as it was trained to: the {player.context} context")
+        how = "at once" if player.is_direct else f"in the {player.context} context"
+        talk.line(f"{config.model} plays as it was trained to: {how}")
     tasks = _tasks(config, store.images, limit)
     with Sandbox(workers=2) as sandbox:
         tools: Tools = {}

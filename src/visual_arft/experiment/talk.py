@@ -1,4 +1,4 @@
-"""What a run says to the person who waits for it: lines on standard error, and a bar on a terminal."""
+"""What a run says to who waits for it: lines on standard error, and a bar on a terminal."""
 
 from __future__ import annotations
 

@@ -42,13 +42,14 @@ def _load(
     if checkpoint is not None:
         _check_kind(checkpoint, config.lora_rank)
         path = path if config.lora_rank else str(checkpoint)
+    device = _device(config.device)
     model, tokenizer, processor = _parts(path, getattr(torch, config.dtype))
     _limit_pixels(processor, config.max_pixels)
     if config.freeze_vision:
         model.model.visual.requires_grad_(False)
     if config.lora_rank:
         model = _with_lora(model, config.lora_rank, seed, checkpoint)
-    model.to(_device(config.device))
+    model.to(device)
     model.eval()
     return VisionLanguageModel(model, tokenizer, processor, images)
 
@@ -79,10 +80,10 @@ def _parts(path: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
 def _check_kind(checkpoint: Path, lora_rank: int) -> None:
     """Raises `UserError` where a checkpoint holds LoRA weights and a config wants all, or else."""
     if (checkpoint / _ADAPTER).is_file() != bool(lora_rank):
-        held, remedy = ("all", "at 0") if lora_rank else ("LoRA", "above 0, as in that run,")
+        held, remedy = ("all", "to 0") if lora_rank else ("LoRA", "above 0")
         raise UserError(
             f"{checkpoint}: the checkpoint holds {held} weights, but lora_rank is {lora_rank}; "
-            f"set it {remedy} or start in another folder"
+            f"set it {remedy}, as in the run that left it, or start in another folder"
         )
 
 
@@ -112,7 +113,15 @@ def _limit_pixels(processor: Any, max_pixels: int) -> None:
     processor.size = type(processor.size)(**size)
 
 
-def _device(name: str) -> str:
-    if name != "auto":
-        return name
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+    except RuntimeError:
+        raise UserError(f"device {name!r} is not known; give auto, cpu, cuda or cuda:1") from None
+    if device.type == "cuda" and (device.index or 0) >= torch.cuda.device_count():
+        raise UserError(
+            f"device {name!r}: torch sees {torch.cuda.device_count()} GPUs here; give auto or cpu"
+        )
+    return device

@@ -1,1 +1,1 @@
-"""Generated problems: mini-MAT, its demonstrations, and the practice that a base model starts from."""
+"""Generated problems: mini-MAT, its demonstrations, and what a base model practises."""

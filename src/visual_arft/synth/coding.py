@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from typing import Any
 
 import cv2
 import numpy as np
@@ -129,10 +130,11 @@ class CodingDemonstrations:
 
 def mended(pixels: Pixels, problem: str, box: Box | None = None) -> Pixels:
     """What `program(problem)` makes of an image, written as JPEG and read again as it does."""
-    scope = {"cv2": cv2, "img": np.ascontiguousarray(pixels[:, :, ::-1])}
+    scope: dict[str, Any] = {"cv2": cv2, "img": np.ascontiguousarray(pixels[:, :, ::-1])}
     exec(repair(problem, box), scope)  # our own lines, not a model's
     _, data = cv2.imencode(".jpg", scope["img"])
-    return cv2.imdecode(data, cv2.IMREAD_COLOR)[:, :, ::-1]
+    read = cv2.imdecode(data, cv2.IMREAD_COLOR)
+    return np.asarray(read, np.uint8)[:, :, ::-1]
 
 
 def box_in(question: str) -> Box | None:

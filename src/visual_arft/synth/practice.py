@@ -1,16 +1,19 @@
-"""What a base model practises before it sees any task: reading signs, and recalling stated facts.
+"""What a base model practises before any task: reading signs, recalling stated facts, copying.
 
-Nothing here names a tool or an action, and nothing comes from the held-out split.
+It copies scraps of the text and code that agents write, in no order that means anything. Nothing
+comes from the held-out split.
 """
 
 from __future__ import annotations
 
 import random
+import re
 from collections.abc import Sequence
 
 from visual_arft.envs.coding.degradations import degrade
 from visual_arft.envs.coding.grammar import MENDABLE
 from visual_arft.images import Images, Pixels, encode
+from visual_arft.synth import coding, search
 from visual_arft.synth.coding import QUESTION, mended, noise, sign_text
 from visual_arft.synth.search import sign_rows
 from visual_arft.synth.signs import draw_sign
@@ -27,17 +30,22 @@ from visual_arft.types import (
     Turn,
 )
 
-RECALL_SHARE = 0.6
+READ, RECALL, COPY = "read", "recall", "copy"
+_SHARES = {READ: 0.3, RECALL: 0.55, COPY: 0.15}
+_ONE_NAME_SHARE = 0.8
+_SCRAP = re.compile(r"(\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z]))")
 
 
 class Practice:
     """A stream of short conversations without tools."""
 
-    def __init__(self, seed: int, images: Images, *, recall_share: float = RECALL_SHARE) -> None:
+    def __init__(self, seed: int, images: Images) -> None:
+        """Conversations go on without end, each is the same for its number."""
         self._seed = seed
         self._images = images
-        self._recall_share = recall_share
         self._names = names(TRAIN)
+        words = (*coding.phrases(), *search.phrases())
+        self._scraps = sorted({scrap for text in words for scrap in _SCRAP.split(text) if scrap})
 
     def __call__(self, start: int, count: int) -> list[Trajectory]:
         """The conversations from number `start` on."""
@@ -45,9 +53,10 @@ class Practice:
 
     def _one(self, number: int) -> Trajectory:
         rng = stream("practice", self._seed, number)
-        if rng.random() < self._recall_share:
-            return _conversation(number, [self._recall(rng)])
-        return _conversation(number, [self._reading(rng) for _ in range(rng.randint(1, 3))])
+        [kind] = rng.choices(list(_SHARES), list(_SHARES.values()))
+        if kind == READ:
+            return _conversation(number, [self._reading(rng) for _ in range(rng.randint(1, 3))])
+        return _conversation(number, [self._recall(rng) if kind == RECALL else self._copy(rng)])
 
     def _reading(self, rng: random.Random) -> tuple[Message, str]:
         if rng.random() < 0.35:
@@ -72,10 +81,14 @@ class Practice:
         asked = rng.sample(facts, len(facts))
         return Message(role="user", text=told), " ".join(sentence(*fact) for fact in asked)
 
+    def _copy(self, rng: random.Random) -> tuple[Message, str]:
+        text = "".join(rng.choices(self._scraps, k=rng.randint(4, 20))).strip()
+        return Message(role="user", text=text), text
+
     def _facts(self, rng: random.Random) -> list[tuple[str, str, str]]:
         """Facts as a search brings them: mostly about one name, each with another relation."""
         count = rng.randint(1, 5)
-        if rng.random() < 0.6:
+        if rng.random() < _ONE_NAME_SHARE:
             name = rng.choice(self._names)
             keys = [(name, relation) for relation in rng.sample(rng.choice(HOPS), min(count, 4))]
         else:

@@ -66,7 +66,7 @@ class MiniMatSearch:
         return Problem(task, place, relations)
 
     def tool(self, *, seed: int | None = None) -> SearchTool:
-        """Search over the split's corpus: 1 to 4 passages in random order, another for each seed."""
+        """Search over the split's corpus: 1 to 4 passages, their order drawn by the seed."""
         return SearchTool(self.sampled(self._seed if seed is None else seed))
 
     def sampled(self, seed: int) -> Sampled:
@@ -91,8 +91,8 @@ def sign_rows(name: str) -> list[str]:
 class SearchDemonstrations:
     """Episodes that know how to search, read and answer; `blind` ones do not know what to ask.
 
-    A blind demonstration searches once or twice whatever the question, and asks for a random relation
-    half of the time. What it then says it found is what it did find.
+    A blind demonstration searches once or twice whatever the question, and half of the time asks
+    for a random relation. What it then says it found is what it did find.
     """
 
     def __init__(self, tasks: MiniMatSearch, env: SearchEnv, *, blind: bool) -> None:
@@ -125,7 +125,8 @@ class SearchDemonstrations:
     def _replies(self, place: str, relations: Sequence[str]) -> list[str]:
         thoughts, name = [place], place
         replies: list[str] = []
-        for relation, value in zip(relations, self._tasks.world.follow(place, relations), strict=True):
+        values = self._tasks.world.follow(place, relations)
+        for relation, value in zip(relations, values, strict=True):
             replies.append(wrap(thoughts[-1], SEARCH, f"{name} {relation}"))
             thoughts.append(f"{name} {relation}: {value}")
             name = value

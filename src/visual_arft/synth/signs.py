@@ -52,7 +52,9 @@ def draw_sign(rows: Sequence[str], rng: random.Random) -> Pixels:
     return np.rint(light + (dark - light) * small[:, :, None]).astype(np.uint8)
 
 
-def draw_scene(sign: Pixels, rng: random.Random, scale: int) -> tuple[Pixels, tuple[int, int, int, int]]:
+def draw_scene(
+    sign: Pixels, rng: random.Random, scale: int
+) -> tuple[Pixels, tuple[int, int, int, int]]:
     """A sign somewhere in a scene `scale` times as wide, and its box (x_min, y_min, x_max, y_max).
 
     The box is in thousandths of the scene's width and height, as MAT writes them. The rest of the
@@ -85,7 +87,8 @@ def _glyph(character: str, font: int, height: int) -> NDArray[np.float32]:
     ys, xs = np.nonzero(canvas > 40)
     cut = canvas[ys.min() : ys.max() + 1, xs.min() : xs.max() + 1]
     width = max(2, round(cut.shape[1] * height / cut.shape[0]))
-    return cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA).astype(np.float32) / 255
+    small = cv2.resize(cut, (width, height), interpolation=cv2.INTER_AREA)
+    return small.astype(np.float32) / np.float32(255)
 
 
 def _stamp(

@@ -54,7 +54,7 @@ class GrpoConfig(Record):
     """How the policy is updated by reinforcement learning."""
 
     mode: Literal["episode", "stepwise"] = "episode"
-    """`episode`: whole episodes, tools really executed; `stepwise`: single decisions (the paper)."""
+    """`episode`: whole episodes, tools really executed; `stepwise`: single decisions (paper)."""
     steps: Annotated[int, Field(ge=0)] = 200
     """Rollout-and-update rounds."""
     prompts_per_step: Count = 16

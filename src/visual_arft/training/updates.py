@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from visual_arft.errors import UserError
 from visual_arft.model.vlm import Inputs, VisionLanguageModel
 from visual_arft.training.batch import Batch, pad
 from visual_arft.training.segments import Row
@@ -23,6 +24,11 @@ class Updates:
         self._steps = steps
         self._done = 0
         learned = {n: p for n, p in model.named_parameters() if p.requires_grad}
+        if not learned:
+            raise UserError(
+                "no weight of the model can be trained: LoRA weights that are loaded as a model "
+                "only sample; give the model they belong to, and lora_rank"
+            )
         self._parameters = list(learned.values())
         matrices = [p for n, p in learned.items() if config.muon_lr and _is_inner_matrix(n, p)]
         inner = set(map(id, matrices))
@@ -96,5 +102,5 @@ def logprobs_of(
 
 
 def _is_inner_matrix(name: str, parameter: torch.nn.Parameter) -> bool:
-    """Whether a weight maps one hidden state to another: no embedding, no head, no norm, no bias."""
+    """Whether a weight maps one hidden state to another: no embedding, head, norm or bias."""
     return parameter.ndim == 2 and "embed" not in name and "lm_head" not in name
