@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from functools import cache
 
@@ -9,10 +10,15 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerFast
 
+from visual_arft.episode import Episode
 from visual_arft.images import Images, MemoryImages, encode
 from visual_arft.model.tiny import build_image_processor, build_model, build_tokenizer
 from visual_arft.model.vlm import VisionLanguageModel
+from visual_arft.policies import Sampling
+from visual_arft.policies.transformers import TransformersPolicy
 from visual_arft.rewards import Scores
+from visual_arft.rollout import play
+from visual_arft.training.segments import Row, rows, segments
 from visual_arft.types import (
     Action,
     Image,
@@ -90,3 +96,20 @@ def reward_of(score: Callable[[str], float]) -> Callable[[Trajectory], Scores]:
         return Scores(rewards={"text": total}, total=total)
 
     return scores
+
+
+def sampled_rows(vlm: VisionLanguageModel, advantages: Sequence[float], seed: int = 0) -> list[Row]:
+    """A row for each advantage, of a reply that the model sampled; every other one has a picture."""
+    tasks = [
+        Task(
+            id=f"t{number}",
+            question="What is it? " * (1 + number % 3),
+            answers=(),
+            images=(picture(vlm.images, number, 40, 60),) if number % 2 else (),
+        )
+        for number in range(len(advantages))
+    ]
+    policy = TransformersPolicy(vlm, Sampling(max_new_tokens=12, seed=seed))
+    played = asyncio.run(play([Episode(task, FreeEnv()) for task in tasks], policy, {}))
+    pairs = zip(played, advantages, strict=True)
+    return [row for each, advantage in pairs for row in rows(segments(each, advantage))]

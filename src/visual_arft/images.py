@@ -36,14 +36,21 @@ class Images(Protocol):
 class MemoryImages:
     """An image store that lasts as long as the process."""
 
-    def __init__(self, limit: int | None = None) -> None:
-        """Starts empty; beyond `limit` pictures the one added first is forgotten."""
+    def __init__(self, limit: int | None = None, behind: Images | None = None) -> None:
+        """Starts empty.
+
+        Args:
+            limit: beyond so many pictures the one that was added longest ago is forgotten.
+            behind: where pictures are read from that are not here.
+        """
         self._data: dict[str, bytes] = {}
         self._limit = limit
+        self._behind = behind
 
     def add(self, data: bytes) -> Image:
         """Keeps an encoded picture."""
         image = identify(data)
+        self._data.pop(image.sha256, None)  # what is added again has been added last
         self._data[image.sha256] = data
         if self._limit is not None and len(self._data) > self._limit:
             del self._data[next(iter(self._data))]
@@ -51,10 +58,11 @@ class MemoryImages:
 
     def read(self, image: Image) -> bytes:
         """The bytes as they were added."""
-        try:
+        if image.sha256 in self._data:
             return self._data[image.sha256]
-        except KeyError:
-            raise UserError(f"image {image.sha256[:12]}… is not in this store") from None
+        if self._behind is not None:
+            return self._behind.read(image)
+        raise UserError(f"image {image.sha256[:12]}… is not in this store")
 
 
 class FolderImages:

@@ -1,14 +1,15 @@
 """A run on disk: trajectories, metrics and scores as JSON lines, and pictures by their hash.
 
-Every file is only ever appended to, by one process at a time. A process that is killed, or a disk
-that fills up, costs at most the line being written: reading ignores it and the next append cuts it.
+Every file is appended to, by one process at a time. A process that is killed, or a disk that fills
+up, costs at most the line being written: reading ignores it and the next append cuts it. Only a run
+that goes on from a checkpoint takes something back: what it recorded after that checkpoint.
 """
 
 from __future__ import annotations
 
 import errno
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -76,6 +77,11 @@ class Store:
         """All reports in the order of recording."""
         return self._scores.rows()
 
+    def rewind(self, phase: str, step: int) -> None:
+        """Takes back the rows and episodes of a phase after a step: they are made again."""
+        self._metrics.keep(lambda row: not _is_after(row, phase, step))
+        self._trajectories.keep(lambda row: not _is_after(row["meta"], phase, step))
+
     def _parse(self, line: bytes, number: int) -> Entry:
         try:
             return Entry.model_validate_json(line)
@@ -120,6 +126,19 @@ class _Lines:
         """The whole lines, parsed."""
         return [self._parse(line, number) for number, line in enumerate(self, start=1)]
 
+    def keep(self, stays: Callable[[dict[str, Any]], bool]) -> None:
+        """Drops all other rows; a process that is killed meanwhile leaves the file as it was."""
+        if not self.path.exists():
+            return
+        partial = self.path.with_suffix(".part")
+        try:
+            with partial.open("wb") as file:
+                rows = enumerate(self, start=1)
+                file.writelines(line for n, line in rows if stays(self._parse(line, n)))
+            partial.replace(self.path)
+        except OSError as error:
+            raise _unwritable(self.path, error) from error
+
     def _write(self, data: bytes) -> None:
         with self.path.open("ab", buffering=0) as file:  # a buffer would be flushed after the cut
             whole = _end_of_last_line(self.path, file.tell())
@@ -137,6 +156,11 @@ class _Lines:
             return json.loads(line)
         except ValueError as error:
             raise _broken(self.path, number, str(error)) from None
+
+
+def _is_after(row: Meta, phase: str, step: int) -> bool:
+    at = row.get("step")
+    return row.get("phase") == phase and isinstance(at, int) and at > step
 
 
 def _end_of_last_line(path: Path, size: int, block: int = 1 << 16) -> int:

@@ -88,7 +88,9 @@ def test_a_growing_chat_extends_its_ids_by_the_very_ids_that_were_sampled(
         sofar = (*chat().encode(prompt).ids, *ids, END_ID)
         reply = Message(role="assistant", text=chat().decode(ids), token_ids=(*ids, END_ID))
         prompt = Prompt(messages=(*prompt.messages, reply, news))
-        assert chat().encode(prompt).ids[: len(sofar)] == sofar
+        grown = chat().encode(prompt).ids
+        assert grown[: len(sofar)] == sofar
+        assert grown.count(END_ID) == len(prompt.messages)  # each ends once
 
 
 def test_an_odd_tokenisation_of_a_reply_is_kept():

@@ -42,6 +42,10 @@ PICTURES = [picture(IMAGES, 1, 60, 40), picture(IMAGES, 2, 100, 90)]
 PROMPT = ask("What does the sign say?", *PICTURES)
 
 
+def config(path: Path, **more: object) -> ModelConfig:
+    return ModelConfig.model_validate({"path": str(path), "device": "cpu", **more})
+
+
 def text_config(**more: object) -> dict[str, Any]:
     return {
         "vocab_size": len(tokenizer()) + 13,  # real models have more rows than tokens, too
@@ -141,7 +145,7 @@ def trained(
         ],
         score=reward_of(lambda text: float(len(text) % 7)),
     )
-    config = GrpoConfig(
+    settings = GrpoConfig(
         steps=1,
         prompts_per_step=2,
         group_size=3,
@@ -150,7 +154,7 @@ def trained(
         kl_coef=0.1,
         optimizer=OptimizerConfig(lr=1e-2),
     )
-    [done] = Grpo(vlm, game, config, seed=0, folder=folder, reference=reference).rounds()
+    [done] = Grpo(vlm, game, settings, seed=0, folder=folder, reference=reference).rounds()
     return done.metrics
 
 
@@ -188,7 +192,7 @@ def weights(model: Any) -> dict[str, torch.Tensor]:
 def test_a_published_model_of_any_shape_samples_and_gives_the_logits_that_transformers_gives(
     folder: Path,
 ):
-    vlm = load(ModelConfig(path=str(folder)), IMAGES)
+    vlm = load(config(folder), IMAGES)
     expected = plain_logits(AutoModelForImageTextToText.from_pretrained(folder), folder)
     torch.testing.assert_close(logits_of(vlm), expected)
     policy = TransformersPolicy(vlm, Sampling(max_new_tokens=8))
@@ -199,10 +203,10 @@ def test_a_published_model_of_any_shape_samples_and_gives_the_logits_that_transf
 def test_all_weights_train_one_step_and_load_again_in_transformers_with_equal_logits(
     folder: Path, tmp_path: Path
 ):
-    config = ModelConfig(path=str(folder))
-    vlm = load(config, IMAGES)
+    settings = config(folder)
+    vlm = load(settings, IMAGES)
     before = logits_of(vlm)
-    numbers = trained(vlm, tmp_path / "checkpoints", load(config, IMAGES))
+    numbers = trained(vlm, tmp_path / "checkpoints", load(settings, IMAGES))
     assert numbers["kl"] == pytest.approx(0.0, abs=1e-6)
     assert not torch.allclose(logits_of(vlm), before, atol=1e-3)
     checkpoint = tmp_path / "checkpoints" / "step-000001"
@@ -210,15 +214,15 @@ def test_all_weights_train_one_step_and_load_again_in_transformers_with_equal_lo
     for left in (tmp_path / "model", checkpoint):
         again = AutoModelForImageTextToText.from_pretrained(left)
         torch.testing.assert_close(plain_logits(again, left), logits_of(vlm))
-    resumed = load(config, IMAGES, checkpoint=checkpoint)
+    resumed = load(settings, IMAGES, checkpoint=checkpoint)
     torch.testing.assert_close(logits_of(resumed), logits_of(vlm))
 
 
 def test_lora_weights_train_one_step_and_load_again_in_peft_with_equal_logits(
     folder: Path, tmp_path: Path
 ):
-    config = ModelConfig(path=str(folder), lora_rank=2)
-    vlm = load(config, IMAGES)
+    settings = config(folder, lora_rank=2)
+    vlm = load(settings, IMAGES)
     before = logits_of(vlm)
     numbers = trained(vlm, tmp_path / "checkpoints", None)
     assert numbers["kl"] == 0.0
@@ -226,7 +230,7 @@ def test_lora_weights_train_one_step_and_load_again_in_peft_with_equal_logits(
     left = tmp_path / "checkpoints" / "step-000001"
     again = PeftModel.from_pretrained(AutoModelForImageTextToText.from_pretrained(folder), left)
     torch.testing.assert_close(plain_logits(again.get_base_model(), left), logits_of(vlm))
-    resumed = load(config, IMAGES, checkpoint=left)
+    resumed = load(settings, IMAGES, checkpoint=left)
     torch.testing.assert_close(logits_of(resumed), logits_of(vlm))
     learned = [
         {n for n, p in each.model.named_parameters() if p.requires_grad} for each in (vlm, resumed)
@@ -235,8 +239,8 @@ def test_lora_weights_train_one_step_and_load_again_in_peft_with_equal_logits(
 
 
 def test_lora_weights_are_on_the_language_model_only_and_begin_as_the_seed_says(qwen: Path):
-    config = ModelConfig(path=str(qwen), lora_rank=2)
-    one, same, other = (load(config, IMAGES, seed=seed).model for seed in (0, 0, 1))
+    settings = config(qwen, lora_rank=2)
+    one, same, other = (load(settings, IMAGES, seed=seed).model for seed in (0, 0, 1))
     learned = [name for name, value in one.named_parameters() if value.requires_grad]
     assert len(learned) == 3 * 7 * 2  # layers x projections x (A and B)
     assert all("language_model" in name and "lora_" in name for name in learned)
@@ -245,9 +249,9 @@ def test_lora_weights_are_on_the_language_model_only_and_begin_as_the_seed_says(
 
 
 def test_a_frozen_vision_tower_stays_as_it_is_while_the_rest_learns(qwen: Path, tmp_path: Path):
-    vlm = load(ModelConfig(path=str(qwen), freeze_vision=True), IMAGES)
+    vlm = load(config(qwen, freeze_vision=True), IMAGES)
     before = weights(vlm.model)
-    trained(vlm, tmp_path / "checkpoints", load(ModelConfig(path=str(qwen)), IMAGES))
+    trained(vlm, tmp_path / "checkpoints", load(config(qwen), IMAGES))
     moved = {
         name for name, value in weights(vlm.model).items() if not torch.equal(value, before[name])
     }
@@ -255,17 +259,17 @@ def test_a_frozen_vision_tower_stays_as_it_is_while_the_rest_learns(qwen: Path, 
 
 
 def test_loading_leaves_the_global_random_generator_where_it_was(qwen: Path, tmp_path: Path):
-    config = ModelConfig(path=str(qwen), lora_rank=2)
+    settings = config(qwen, lora_rank=2)
     state = torch.random.get_rng_state()
-    load(config, IMAGES).save(tmp_path / "lora")
-    load(config, IMAGES, checkpoint=tmp_path / "lora")
+    load(settings, IMAGES).save(tmp_path / "lora")
+    load(settings, IMAGES, checkpoint=tmp_path / "lora")
     assert torch.equal(torch.random.get_rng_state(), state)
 
 
 def test_images_are_scaled_down_to_max_pixels_and_no_further(qwen: Path):
     large = picture(IMAGES, 3, 200, 200)
     for max_pixels, side in ((10**6, 128), (60 * 60, 60), (28 * 28, 28)):
-        vlm = load(ModelConfig(path=str(qwen), max_pixels=max_pixels), IMAGES)
+        vlm = load(config(qwen, max_pixels=max_pixels), IMAGES)
         assert vlm.image_tokens(large) == (side // 28) ** 2
         assert vlm.pixels(large)[1].tolist() == [1, side // 28 * 2, side // 28 * 2]
 
@@ -276,16 +280,16 @@ def test_an_image_size_in_the_words_of_older_models_is_understood(qwen: Path):
     del settings["size"]
     path.write_text(json.dumps({**settings, "min_pixels": 28 * 28, "max_pixels": 84 * 84}))
     for max_pixels, tokens in ((10**6, 9), (56 * 56, 4)):
-        vlm = load(ModelConfig(path=str(qwen), max_pixels=max_pixels), IMAGES)
+        vlm = load(config(qwen, max_pixels=max_pixels), IMAGES)
         assert vlm.image_tokens(picture(IMAGES, 3, 200, 200)) == tokens
 
 
 def test_weights_are_loaded_in_the_format_that_is_asked_for(qwen: Path, tmp_path: Path):
-    config = ModelConfig(path=str(qwen), dtype="bfloat16", lora_rank=2)
-    vlm = load(config, IMAGES)
+    settings = config(qwen, dtype="bfloat16", lora_rank=2)
+    vlm = load(settings, IMAGES)
     assert vlm.core.dtype is torch.bfloat16
     trained(vlm, tmp_path / "checkpoints", None)
-    again = load(config, IMAGES, checkpoint=tmp_path / "checkpoints" / "step-000001")
+    again = load(settings, IMAGES, checkpoint=tmp_path / "checkpoints" / "step-000001")
     torch.testing.assert_close(logits_of(again), logits_of(vlm))
 
 
@@ -327,7 +331,7 @@ def test_a_folder_that_is_no_whole_vision_language_model_is_named_in_one_line(
 ):
     spoil(qwen)
     with pytest.raises(UserError) as caught:
-        load(ModelConfig(path=str(qwen)), IMAGES)
+        load(config(qwen), IMAGES)
     message = str(caught.value)
     assert message.startswith(f"{qwen}: not a vision-language model that transformers can load (")
     assert message.endswith("give 'tiny', a folder saved by save_pretrained, or a hub id")
@@ -336,11 +340,11 @@ def test_a_folder_that_is_no_whole_vision_language_model_is_named_in_one_line(
 
 def test_a_path_that_is_not_there_is_named_in_one_line(tmp_path: Path):
     with pytest.raises(UserError, match=r"missing: not a vision-language model .*hub id$"):
-        load(ModelConfig(path=str(tmp_path / "missing")), IMAGES)
+        load(config(tmp_path / "missing"), IMAGES)
 
 
 def test_a_checkpoint_of_the_other_kind_is_refused(qwen: Path, tmp_path: Path):
-    whole, lora = (ModelConfig(path=str(qwen), lora_rank=rank) for rank in (0, 2))
+    whole, lora = (config(qwen, lora_rank=rank) for rank in (0, 2))
     load(lora, IMAGES).save(tmp_path / "lora")
     with pytest.raises(UserError, match=r"holds all weights, but lora_rank is 2; set it to 0"):
         load(lora, IMAGES, checkpoint=qwen)
@@ -351,14 +355,29 @@ def test_a_checkpoint_of_the_other_kind_is_refused(qwen: Path, tmp_path: Path):
 @pytest.mark.parametrize(("device", "found"), [("gpu0", "is not known"), ("cuda:99", "torch sees")])
 def test_a_device_that_is_not_there_is_named_in_one_line(qwen: Path, device: str, found: str):
     with pytest.raises(UserError, match=f"^device '{device}'.* {found}.*give auto"):
-        load(ModelConfig(path=str(qwen), device=device), IMAGES)
+        load(config(qwen, device=device), IMAGES)
 
 
 def test_lora_weights_loaded_as_a_model_sample_but_do_not_train(qwen: Path, tmp_path: Path):
-    whole = load(ModelConfig(path=str(qwen), lora_rank=2), IMAGES)
+    whole = load(config(qwen, lora_rank=2), IMAGES)
     trained(whole, tmp_path / "checkpoints", None)
     left = tmp_path / "checkpoints" / "step-000001"
-    vlm = load(ModelConfig(path=str(left)), IMAGES)
+    vlm = load(config(left), IMAGES)
     torch.testing.assert_close(logits_of(vlm), logits_of(whole))
     with pytest.raises(UserError, match="no weight of the model can be trained"):
         trained(vlm, tmp_path / "others", vlm)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("lora_rank", [0, 2])
+def test_on_a_gpu_a_model_trains_goes_on_from_its_checkpoint_and_agrees_with_the_cpu(
+    folder: Path, tmp_path: Path, lora_rank: int
+):
+    settings = config(folder, device="cuda", lora_rank=lora_rank)
+    vlm = load(settings, IMAGES)
+    trained(vlm, tmp_path / "checkpoints", None if lora_rank else load(settings, IMAGES))
+    left = tmp_path / "checkpoints" / "step-000001"
+    on_gpu = load(settings, IMAGES, checkpoint=left)
+    on_cpu = load(config(folder, lora_rank=lora_rank), IMAGES, checkpoint=left)
+    torch.testing.assert_close(logits_of(on_gpu), logits_of(vlm))
+    torch.testing.assert_close(logits_of(on_gpu).cpu(), logits_of(on_cpu), atol=1e-3, rtol=1e-3)

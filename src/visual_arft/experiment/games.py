@@ -38,6 +38,11 @@ from visual_arft.types import Task, Trajectory
 PRACTICE = "practice"
 """The data source of a base model: no tasks, no tools."""
 
+_PRACTICE_EVERY = 4
+_RECALL_FIRST = 16_000
+_APART = 1_000_000
+"""Added to a seed, for a stream that has nothing in common with the seed's own."""
+
 Stream = Callable[[int, int], Sequence[Task]]
 Demonstrations = Callable[[int, int], Sequence[Trajectory]]
 
@@ -113,7 +118,7 @@ def _practice(recipe: Recipe) -> Game:
         held_out=lambda images: (),
         held_out_tools=lambda images: nothing,
         rewards=_common(cjk=False),
-        demonstrations=partial(Practice, recipe.seed),
+        demonstrations=partial(Practice, recipe.seed, recall_first=_RECALL_FIRST),
     )
 
 
@@ -128,12 +133,15 @@ def _mini_coding(recipe: Recipe, sandbox: Sandbox) -> Game:
         held_out=lambda images: mini_coding.MiniMatCoding(TEST, 0, images)(0, count),
         held_out_tools=tools,
         rewards=_coding_rewards(cjk=False),
-        demonstrations=lambda images: mini_coding.CodingDemonstrations(
-            # Another stream than that of reinforcement learning.
-            mini_coding.MiniMatCoding(TRAIN, recipe.seed + 1_000_000, images),
-            env,
-            images,
-            blind=True,
+        demonstrations=lambda images: _with_practice(
+            mini_coding.CodingDemonstrations(
+                # Another stream than that of reinforcement learning.
+                mini_coding.MiniMatCoding(TRAIN, recipe.seed + _APART, images),
+                env,
+                images,
+                blind=True,
+            ),
+            Practice(recipe.seed + _APART, images),
         ),
     )
 
@@ -148,10 +156,25 @@ def _mini_search(recipe: Recipe, sandbox: Sandbox) -> Game:
         held_out=lambda images: mini_search.MiniMatSearch(TEST, 0, images)(0, count),
         held_out_tools=lambda images: {SEARCH: mini_search.MiniMatSearch(TEST, 0, images).tool()},
         rewards=_search_rewards(recipe),
-        demonstrations=lambda images: mini_search.SearchDemonstrations(
-            mini_search.MiniMatSearch(TRAIN, recipe.seed + 1_000_000, images), env, blind=True
+        demonstrations=lambda images: _with_practice(
+            mini_search.SearchDemonstrations(
+                mini_search.MiniMatSearch(TRAIN, recipe.seed + _APART, images), env, blind=True
+            ),
+            Practice(recipe.seed + _APART, images),
         ),
     )
+
+
+def _with_practice(shown: Demonstrations, practice: Demonstrations) -> Demonstrations:
+    """Demonstrations with the base's own practice among them, so that reading is not forgotten."""
+
+    def draw(start: int, count: int) -> list[Trajectory]:
+        return [each for number in range(start, start + count) for each in _one(number)]
+
+    def _one(number: int) -> Sequence[Trajectory]:
+        return (practice if number % _PRACTICE_EVERY == 0 else shown)(number, 1)
+
+    return draw
 
 
 def _coding_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:

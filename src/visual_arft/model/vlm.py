@@ -144,7 +144,10 @@ class VisionLanguageModel:
         return out.masked_scatter(torch.nn.functional.pad(learned, (1, 0)), chosen)
 
     def save(self, folder: Path) -> None:
-        """Writes a folder that transformers' `from_pretrained` loads."""
+        """Writes a folder from which transformers loads model, tokenizer and image processor.
+
+        Its `AutoProcessor`, which joins the last two, also asks for torchvision: for videos.
+        """
         self.model.save_pretrained(folder)
         self.tokenizer.save_pretrained(folder)
         self.image_processor.save_pretrained(folder)

@@ -78,16 +78,16 @@ class TransformersPolicy:
                 rows.keep(going)
                 tokens = tokens[going]
             self._advance(rows, tokens)
-        return [
-            Completion(
-                text=self.vlm.chat.decode(reply.ids),
-                prompt_ids=source.ids,
-                token_ids=tuple(reply.ids),
-                logprobs=tuple(reply.logprobs),
-                finish_reason="stop" if reply.ended else "length",
-            )
-            for source, reply in zip(encoded, replies, strict=True)
-        ]
+        return [self._completion(*pair) for pair in zip(encoded, replies, strict=True)]
+
+    def _completion(self, source: Encoded, reply: _Reply) -> Completion:
+        return Completion(
+            text=self.vlm.chat.decode(reply.ids),
+            prompt_ids=source.ids,
+            token_ids=tuple(reply.ids),
+            logprobs=tuple(reply.logprobs),
+            finish_reason="stop" if reply.ended else "length",
+        )
 
     def _prefill(self, encoded: Sequence[Encoded]) -> _Rows:
         distinct = {(source.ids, source.images): source for source in encoded}

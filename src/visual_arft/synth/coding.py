@@ -18,7 +18,15 @@ from visual_arft.images import Images, Pixels, decode, encode
 from visual_arft.synth.signs import draw_scene, draw_sign
 from visual_arft.synth.splits import split_of, stream
 from visual_arft.tags import wrap
-from visual_arft.types import Completion, Prompt, Task, ToolCall, ToolResult, Trajectory
+from visual_arft.types import (
+    Completion,
+    Prompt,
+    StopReason,
+    Task,
+    ToolCall,
+    ToolResult,
+    Trajectory,
+)
 
 TEMPLATE = "<query>{question}</query>"
 """The instructions of the tiny model: it knows its grammar by heart."""
@@ -91,7 +99,8 @@ def sign_text(split: str, rng: random.Random) -> str:
 class CodingDemonstrations:
     """Episodes that know the grammar and every repair; `blind` ones do not know which to choose.
 
-    A blind demonstration sees what family the problem is of and picks a member at random.
+    A blind demonstration sees what family the problem is of and picks a member at random. Where that
+    was the wrong one it ends before the answer: what cannot be read teaches nobody to read.
     """
 
     def __init__(
@@ -120,7 +129,12 @@ class CodingDemonstrations:
                     episode.act(Completion(text=next(replies)))
                 case ToolCall():
                     episode.observe(self._run(pending, problem, box))
-        return episode.trajectory
+        whole = episode.trajectory
+        if problem == task.kind:
+            return whole
+        return whole.model_copy(
+            update={"turns": whole.turns[:-1], "stop_reason": StopReason.MAX_TURNS}
+        )
 
     def _run(self, call: ToolCall, problem: str, box: Box | None) -> ToolResult:
         """What the sandbox would send back: our own repair needs no sandbox, and there are many."""

@@ -19,6 +19,7 @@ from visual_arft.synth.search import sign_rows
 from visual_arft.synth.signs import draw_sign
 from visual_arft.synth.splits import TRAIN, stream
 from visual_arft.synth.world import HOPS, names, sentence
+from visual_arft.tags import ANSWER
 from visual_arft.types import (
     Action,
     Completion,
@@ -30,22 +31,32 @@ from visual_arft.types import (
     Turn,
 )
 
-READ, RECALL, COPY = "read", "recall", "copy"
-_SHARES = {READ: 0.3, RECALL: 0.55, COPY: 0.15}
+_SHARES = {"read": 0.35, "recall": 0.45, "copy": 0.2}
+_NAME_SHARE = 0.35
+_CLEAN_SHARE = 0.3
 _ONE_NAME_SHARE = 0.8
 _SCRAP = re.compile(r"(\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z]))")
 
 
 class Practice:
-    """A stream of short conversations without tools."""
+    """A stream of short conversations without tools; it begins with recall alone."""
 
-    def __init__(self, seed: int, images: Images) -> None:
-        """Conversations go on without end, each is the same for its number."""
+    def __init__(self, seed: int, images: Images, *, recall_first: int = 0) -> None:
+        """Conversations go on without end, each is the same for its number.
+
+        Args:
+            seed: of the stream.
+            images: where the signs go.
+            recall_first: how many conversations there are before reading and copying join in. Recall
+                is the hardest to learn, and beside the others it is not learned at all.
+        """
         self._seed = seed
         self._images = images
+        self._recall_first = recall_first
         self._names = names(TRAIN)
         words = (*coding.phrases(), *search.phrases())
-        self._scraps = sorted({scrap for text in words for scrap in _SCRAP.split(text) if scrap})
+        scraps = {scrap for text in words for scrap in _SCRAP.split(text) if scrap}
+        self._scraps = sorted(scrap for scrap in scraps if not {"[", "]"} & {*scrap})
 
     def __call__(self, start: int, count: int) -> list[Trajectory]:
         """The conversations from number `start` on."""
@@ -54,36 +65,65 @@ class Practice:
     def _one(self, number: int) -> Trajectory:
         rng = stream("practice", self._seed, number)
         [kind] = rng.choices(list(_SHARES), list(_SHARES.values()))
-        if kind == READ:
-            return _conversation(number, [self._reading(rng) for _ in range(rng.randint(1, 3))])
-        return _conversation(number, [self._recall(rng) if kind == RECALL else self._copy(rng)])
+        turns = _PARTS["recall" if number < self._recall_first else kind](self, rng)
+        task = Task(
+            id=f"practice-{number}",
+            question=turns[0].prompt.messages[0].text,
+            answers=(turns[-1].completion.text,),
+        )
+        return Trajectory(task=task, turns=tuple(turns), stop_reason=StopReason.ANSWERED)
 
-    def _reading(self, rng: random.Random) -> tuple[Message, str]:
-        if rng.random() < 0.35:
-            name = rng.choice(self._names)
-            pixels, text = draw_sign(sign_rows(name), rng), name
-        else:
-            text = sign_text(TRAIN, rng)
-            pixels = self._as_seen(draw_sign(text.split(), rng), rng)
-        image = self._images.add(encode(pixels))
-        return Message(role="user", text=QUESTION, images=(image,)), text
+    def _read(self, rng: random.Random) -> list[Turn]:
+        """One to three signs, each with the question that agents are asked."""
+        messages: list[Message] = []
+        turns: list[Turn] = []
+        for _ in range(rng.randint(1, 3)):
+            pixels, text = self._sign(rng)
+            image = self._images.add(encode(pixels))
+            messages.append(Message(role="user", text=QUESTION, images=(image,)))
+            turns.append(_turn(messages, text))
+            messages.append(Message(role="assistant", text=text))
+        return turns
 
-    def _as_seen(self, sign: Pixels, rng: random.Random) -> Pixels:
+    def _sign(self, rng: random.Random) -> tuple[Pixels, str]:
         """A sign as it is, or spoilt and rightly mended, as an agent sees it in the end."""
-        if rng.random() < 0.3:
-            return sign
+        if rng.random() < _NAME_SHARE:
+            name = rng.choice(self._names)
+            return draw_sign(sign_rows(name), rng), name
+        text = sign_text(TRAIN, rng)
+        sign = draw_sign(text.split(), rng)
+        if rng.random() < _CLEAN_SHARE:
+            return sign, text
         problem = rng.choice(MENDABLE)
-        return mended(degrade(sign, problem, noise(rng)), problem)
+        return mended(degrade(sign, problem, noise(rng)), problem), text
 
-    def _recall(self, rng: random.Random) -> tuple[Message, str]:
+    def _recall(self, rng: random.Random) -> list[Turn]:
+        """Facts, then all of them again in another order; only the values are for the model to say.
+
+        Which fact comes next is chance, and learning to guess it drowns what can be learned. So the
+        reply is begun with the fact's name and relation, and goes on from there.
+        """
         facts = self._facts(rng)
         told = " ".join(f"{n}. Content:{sentence(*fact)}" for n, fact in enumerate(facts, start=1))
-        asked = rng.sample(facts, len(facts))
-        return Message(role="user", text=told), " ".join(sentence(*fact) for fact in asked)
+        user = Message(role="user", text=told)
+        begun = ""
+        turns: list[Turn] = []
+        for name, relation, value in rng.sample(facts, len(facts)):
+            begun += f"{name} {relation}: "
+            is_last = len(turns) + 1 == len(facts)
+            messages = [user, Message(role="assistant", text=begun)]
+            turns.append(_turn(messages, f"{value}." if is_last else value, is_cut=not is_last))
+            begun += f"{value}. "
+        return turns
 
-    def _copy(self, rng: random.Random) -> tuple[Message, str]:
-        text = "".join(rng.choices(self._scraps, k=rng.randint(4, 20))).strip()
-        return Message(role="user", text=text), text
+    def _copy(self, rng: random.Random) -> list[Turn]:
+        """Scraps of text, of which those in brackets are to be said again."""
+        before, inner, after = (
+            "".join(rng.choices(self._scraps, k=rng.randint(*length)))
+            for length in ((0, 6), (3, 16), (0, 6))
+        )
+        user = Message(role="user", text=f"{before}[{inner}]{after}")
+        return [_turn([user], inner)]
 
     def _facts(self, rng: random.Random) -> list[tuple[str, str, str]]:
         """Facts as a search brings them: mostly about one name, each with another relation."""
@@ -97,22 +137,16 @@ class Practice:
         return [(name, relation, rng.choice(self._names)) for name, relation in keys]
 
 
+_PARTS = {"read": Practice._read, "recall": Practice._recall, "copy": Practice._copy}
+
+
 def _relation(rng: random.Random) -> str:
     return rng.choice(rng.choice(HOPS))
 
 
-def _conversation(number: int, exchanges: Sequence[tuple[Message, str]]) -> Trajectory:
-    turns: list[Turn] = []
-    messages: list[Message] = []
-    for asked, reply in exchanges:
-        messages.append(asked)
-        turns.append(
-            Turn(
-                prompt=Prompt(messages=tuple(messages)),
-                completion=Completion(text=reply),
-                action=Action(kind="answer", content=reply),
-            )
-        )
-        messages.append(Message(role="assistant", text=reply))
-    task = Task(id=f"practice-{number}", question=exchanges[0][0].text, answers=(exchanges[-1][1],))
-    return Trajectory(task=task, turns=tuple(turns), stop_reason=StopReason.ANSWERED)
+def _turn(messages: Sequence[Message], reply: str, *, is_cut: bool = False) -> Turn:
+    return Turn(
+        prompt=Prompt(messages=tuple(messages)),
+        completion=Completion(text=reply, finish_reason="length" if is_cut else "stop"),
+        action=Action(kind=ANSWER, content=reply),
+    )

@@ -95,13 +95,16 @@ class Grpo:
             self._restore(found)
 
     def rounds(self) -> Iterator[Round]:
-        """Plays and updates until all rounds are done; a checkpoint is left on the way."""
+        """Plays and updates until all rounds are done; a checkpoint is left on the way.
+
+        It is left after its round was handed out: what a run goes on from has been recorded.
+        """
         while self.step < self._config.steps:
             done = self._round()
             self.step += 1
+            yield done
             if self.step % self._config.checkpoint_every == 0 or self.step == self._config.steps:
                 self._save()
-            yield done
 
     def _round(self) -> Round:
         began = time.perf_counter()

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from visual_arft.model.vlm import VisionLanguageModel
+from visual_arft.model.vlm import Inputs, VisionLanguageModel
+from visual_arft.training.batch import Batch
 from visual_arft.training.loss import grpo_loss, kl_estimate
 from visual_arft.training.segments import Row
 from visual_arft.training.settings import GrpoConfig
@@ -46,8 +47,7 @@ class Learner:
         sums: dict[str, float] = defaultdict(float)
         for _ in range(self._config.updates_per_step):
             numbers = self.add_gradients(rows)
-            # Rows that teach nothing must not move the weights by the optimizer's momentum.
-            numbers["grad_norm"] = self.updates.step() if numbers["rows_computed"] else 0.0
+            numbers["grad_norm"] = self.updates.step()
             for name, value in numbers.items():
                 sums[name] += value / self._config.updates_per_step
         return {**sums, "rows": len(rows), "lr": lr}
@@ -68,8 +68,8 @@ class Learner:
 
     def _backward(self, part: Sequence[Row], total: int) -> tuple[float, float, float]:
         """Loss of a micro-batch, and over its tokens the number clipped and the sum of KL."""
-        ref = self._ref_logprobs(part) if self._config.kl_coef else None
         batch, inputs = prepare(self._vlm, part)
+        ref = self._ref_logprobs(batch, inputs) if self._config.kl_coef else None
         mask, old = batch.mask.to(self._vlm.device), batch.old_logprobs.to(self._vlm.device)
         logprobs = logprobs_of(self._vlm, batch, inputs, self._config.temperature)
         loss = grpo_loss(
@@ -90,10 +90,8 @@ class Learner:
         return float(loss.detach()), float(clipped.sum()), kl
 
     @torch.no_grad()
-    def _ref_logprobs(self, part: Sequence[Row]) -> Tensor:
+    def _ref_logprobs(self, batch: Batch, inputs: Inputs) -> Tensor:
         if self._reference is not None:
-            batch, inputs = prepare(self._reference, part)
             return logprobs_of(self._reference, batch, inputs, self._config.temperature)
         with self._vlm.model.disable_adapter():
-            batch, inputs = prepare(self._vlm, part)
             return logprobs_of(self._vlm, batch, inputs, self._config.temperature)
