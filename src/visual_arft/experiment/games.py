@@ -39,7 +39,7 @@ PRACTICE = "practice"
 """The data source of a base model: no tasks, no tools."""
 
 _PRACTICE_EVERY = 4
-_RECALL_FIRST = 16_000
+_RECALL_FIRST = 28_800
 _APART = 1_000_000
 """Added to a seed, for a stream that has nothing in common with the seed's own."""
 

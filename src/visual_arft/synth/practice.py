@@ -34,7 +34,7 @@ from visual_arft.types import (
 _SHARES = {"read": 0.35, "recall": 0.45, "copy": 0.2}
 _NAME_SHARE = 0.35
 _CLEAN_SHARE = 0.3
-_ONE_NAME_SHARE = 0.8
+_ONE_NAME_SHARE = 0.9
 _SCRAP = re.compile(r"(\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z]))")
 
 
