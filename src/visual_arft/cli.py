@@ -76,14 +76,16 @@ def train(
     resolved = load_recipe(find_recipe(recipe), overrides)
     folder = out or Path("runs") / recipe.stem
     _check_folder(folder, resume)
+    if dry_run:
+        from visual_arft.experiment.plan import describe
+
+        click.echo(describe(resolved))
+        return
     from visual_arft.experiment import training
 
-    if dry_run:
-        click.echo(training.describe(resolved))
-        return
     go_on = " ".join(["arft train", str(recipe), *overrides, f"--out {folder} --resume"])
     with records_in(folder, go_on):
-        training.train(resolved, folder, resume=resume)
+        training.train(resolved, folder)
 
 
 @main.command(epilog="Example: arft bench mini-mat-coding --model runs/demo --limit 100")

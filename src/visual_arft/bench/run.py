@@ -43,7 +43,7 @@ async def run_suite(
         phase: the part of the run that this is.
         progress: told after each batch.
     """
-    done = _recorded(tasks, store, phase)
+    done = recorded(tasks, store, phase)
     waiting = [task for task in tasks if task.id not in done]
     for start in range(0, len(waiting), batch_size):
         batch = waiting[start : start + batch_size]
@@ -56,7 +56,7 @@ async def run_suite(
     return [done[task.id] for task in tasks]
 
 
-def _recorded(tasks: Sequence[Task], store: Store, phase: str) -> dict[str, Trajectory]:
+def recorded(tasks: Sequence[Task], store: Store, phase: str = "") -> dict[str, Trajectory]:
     """The episodes of these tasks that came through in an earlier run, by the task's id."""
     by_id = {task.id: task for task in tasks}
     if len(by_id) < len(tasks):

@@ -20,23 +20,21 @@ class Swapped:
     """The Python tool with its images shuffled between tasks.
 
     Each task gets what the tool really made for another one, and the agent cannot tell but by what
-    it reads there.
+    it reads there. Code that then works on that image is really run.
     """
 
     def __init__(self, tool: Tool, played: Sequence[Trajectory]) -> None:
         """Takes the images from episodes that were played before, with the tool as it is."""
-        made = [
-            (each.task.images[0].sha256, image)
-            for each in played
-            for image in [_last_image(each)]
-            if image is not None
-        ]
-        # The neighbour's: no task keeps its own, unless there is only one.
-        self._given = {made[i][0]: made[i - 1][1] for i in range(len(made))}
         self._tool = tool
+        self._given: dict[str, Image] = {}
+        made = [_last_image(each) for each in played]
+        for number, each in enumerate(played):
+            others = [*reversed(made[:number]), *reversed(made[number + 1 :])]
+            if given := next((image for image in others if image and image != made[number]), None):
+                self._given[each.task.images[0].sha256] = given
 
     async def run(self, call: ToolCall) -> ToolResult:
-        """Another task's image, where this one's image was seen; else what the tool makes of it."""
+        """Another task's image in place of what the tool makes of a task's own."""
         given = self._given.get(call.images[0].sha256) if call.images else None
         return ToolResult(images=(given,)) if given else await self._tool.run(call)
 

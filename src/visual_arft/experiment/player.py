@@ -10,7 +10,7 @@ from visual_arft.bench.settings import Mode
 from visual_arft.config import Context, Recipe, load_recipe
 from visual_arft.episode import Env
 from visual_arft.errors import UserError
-from visual_arft.experiment.games import (
+from visual_arft.experiment.rules import (
     coding_env,
     direct_env,
     is_tiny,

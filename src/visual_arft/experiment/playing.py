@@ -18,8 +18,8 @@ from visual_arft.envs.search.data import load_mat_search, load_multihop
 from visual_arft.envs.search.env import SEARCH
 from visual_arft.episode import Episode
 from visual_arft.errors import UserError
-from visual_arft.experiment.games import python_tools, search_tools
 from visual_arft.experiment.player import EnvName, Player, find_player
+from visual_arft.experiment.rules import python_tools, search_tools
 from visual_arft.experiment.talk import Talk
 from visual_arft.images import Images, MemoryImages, load
 from visual_arft.policies import Policy, Sampling

@@ -60,10 +60,7 @@ class Chat:
         self._skeletons: dict[_Shape, _Skeleton] = {}
 
     def encode(self, prompt: Prompt) -> Encoded:
-        """The ids of a prompt, up to where the policy's reply begins.
-
-        Where the last message is the assistant's, the reply goes on with it.
-        """
+        """The ids of a prompt, up to where the policy's reply begins."""
         shape = tuple((message.role, len(message.images)) for message in prompt.messages)
         if shape not in self._skeletons:
             self._skeletons[shape] = self._skeleton(shape)
@@ -131,8 +128,7 @@ class Chat:
             elif piece:
                 skeleton.append(self.tokenizer(piece, add_special_tokens=False)["input_ids"])
         self._check_images(skeleton, sum(count for _, count in shape))
-        is_begun = shape[-1][0] == "assistant"
-        return skeleton[: skeleton.index(len(shape) - 1) + 1] if is_begun else skeleton
+        return skeleton
 
     def _check_images(self, skeleton: _Skeleton, expected: int) -> None:
         written = [piece for piece in skeleton if isinstance(piece, list)]

@@ -99,8 +99,8 @@ def sign_text(split: str, rng: random.Random) -> str:
 class CodingDemonstrations:
     """Episodes that know the grammar and every repair; `blind` ones do not know which to choose.
 
-    A blind demonstration sees what family the problem is of and picks a member at random. Where that
-    was the wrong one it ends before the answer: what cannot be read teaches nobody to read.
+    A blind demonstration sees what family the problem is of and picks a member at random. Where
+    that was the wrong one it ends before the answer: what cannot be read teaches nobody to read.
     """
 
     def __init__(

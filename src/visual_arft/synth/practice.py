@@ -31,32 +31,23 @@ from visual_arft.types import (
     Turn,
 )
 
-_SHARES = {"read": 0.35, "recall": 0.45, "copy": 0.2}
+_SHARES = {"read": 0.3, "recall": 0.55, "copy": 0.15}
 _NAME_SHARE = 0.35
 _CLEAN_SHARE = 0.3
-_ONE_NAME_SHARE = 0.9
+_ONE_NAME_SHARE = 0.8
 _SCRAP = re.compile(r"(\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z]))")
 
 
 class Practice:
-    """A stream of short conversations without tools; it begins with recall alone."""
+    """A stream of short conversations without tools."""
 
-    def __init__(self, seed: int, images: Images, *, recall_first: int = 0) -> None:
-        """Conversations go on without end, each is the same for its number.
-
-        Args:
-            seed: of the stream.
-            images: where the signs go.
-            recall_first: how many conversations there are before reading and copying join in. Recall
-                is the hardest to learn, and beside the others it is not learned at all.
-        """
+    def __init__(self, seed: int, images: Images) -> None:
+        """Conversations go on without end, each is the same for its number."""
         self._seed = seed
         self._images = images
-        self._recall_first = recall_first
         self._names = names(TRAIN)
         words = (*coding.phrases(), *search.phrases())
-        scraps = {scrap for text in words for scrap in _SCRAP.split(text) if scrap}
-        self._scraps = sorted(scrap for scrap in scraps if not {"[", "]"} & {*scrap})
+        self._scraps = sorted({scrap for text in words for scrap in _SCRAP.split(text) if scrap})
 
     def __call__(self, start: int, count: int) -> list[Trajectory]:
         """The conversations from number `start` on."""
@@ -65,7 +56,8 @@ class Practice:
     def _one(self, number: int) -> Trajectory:
         rng = stream("practice", self._seed, number)
         [kind] = rng.choices(list(_SHARES), list(_SHARES.values()))
-        turns = _PARTS["recall" if number < self._recall_first else kind](self, rng)
+        make = {"read": self._read, "recall": self._recall, "copy": self._copy}
+        turns = make[kind](rng)
         task = Task(
             id=f"practice-{number}",
             question=turns[0].prompt.messages[0].text,
@@ -98,32 +90,16 @@ class Practice:
         return mended(degrade(sign, problem, noise(rng)), problem), text
 
     def _recall(self, rng: random.Random) -> list[Turn]:
-        """Facts, then all of them again in another order; only the values are for the model to say.
-
-        Which fact comes next is chance, and learning to guess it drowns what can be learned. So the
-        reply is begun with the fact's name and relation, and goes on from there.
-        """
+        """Facts, then all of them again in another order."""
         facts = self._facts(rng)
         told = " ".join(f"{n}. Content:{sentence(*fact)}" for n, fact in enumerate(facts, start=1))
-        user = Message(role="user", text=told)
-        begun = ""
-        turns: list[Turn] = []
-        for name, relation, value in rng.sample(facts, len(facts)):
-            begun += f"{name} {relation}: "
-            is_last = len(turns) + 1 == len(facts)
-            messages = [user, Message(role="assistant", text=begun)]
-            turns.append(_turn(messages, f"{value}." if is_last else value, is_cut=not is_last))
-            begun += f"{value}. "
-        return turns
+        asked = rng.sample(facts, len(facts))
+        return [_said(told, " ".join(sentence(*fact) for fact in asked))]
 
     def _copy(self, rng: random.Random) -> list[Turn]:
-        """Scraps of text, of which those in brackets are to be said again."""
-        before, inner, after = (
-            "".join(rng.choices(self._scraps, k=rng.randint(*length)))
-            for length in ((0, 6), (3, 16), (0, 6))
-        )
-        user = Message(role="user", text=f"{before}[{inner}]{after}")
-        return [_turn([user], inner)]
+        """Scraps of text and code, then the same again."""
+        text = "".join(rng.choices(self._scraps, k=rng.randint(4, 20))).strip()
+        return [_said(text, text)]
 
     def _facts(self, rng: random.Random) -> list[tuple[str, str, str]]:
         """Facts as a search brings them: mostly about one name, each with another relation."""
@@ -137,16 +113,17 @@ class Practice:
         return [(name, relation, rng.choice(self._names)) for name, relation in keys]
 
 
-_PARTS = {"read": Practice._read, "recall": Practice._recall, "copy": Practice._copy}
-
-
 def _relation(rng: random.Random) -> str:
     return rng.choice(rng.choice(HOPS))
 
 
-def _turn(messages: Sequence[Message], reply: str, *, is_cut: bool = False) -> Turn:
+def _said(text: str, reply: str) -> Turn:
+    return _turn([Message(role="user", text=text)], reply)
+
+
+def _turn(messages: Sequence[Message], reply: str) -> Turn:
     return Turn(
         prompt=Prompt(messages=tuple(messages)),
-        completion=Completion(text=reply, finish_reason="length" if is_cut else "stop"),
+        completion=Completion(text=reply),
         action=Action(kind=ANSWER, content=reply),
     )

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 
 from visual_arft.errors import UserError
 
@@ -63,23 +64,34 @@ def save(
         keep: how many checkpoints stay.
     """
     path = folder / f"step-{step:06d}"
-    partial = path.with_suffix(".part")
-    try:
-        _sweep(folder)
-        partial.mkdir(parents=True)
+
+    def write(partial: Path) -> None:
         save_model(partial)
         torch.save(state, partial / _STATE)
-        _flush(partial)
-        _remove(path)
-        partial.rename(path)
-    except OSError as error:
-        raise UserError(
-            f"{path}: the checkpoint cannot be written ({error.strerror}); free some space or "
-            "choose another folder, then resume"
-        ) from error
+
+    _sweep(folder)
+    write_whole(path, write)
     for old in checkpoints(folder)[:-keep]:
         _remove(old.path)
     return Checkpoint(path, step)
+
+
+def write_whole(path: Path, write: Callable[[Path], object]) -> None:
+    """A folder that `write` fills under another name: it has its own once it is whole."""
+    partial = path.with_suffix(".part")
+    try:
+        shutil.rmtree(partial, ignore_errors=True)
+        partial.mkdir(parents=True)
+        write(partial)
+        _flush(partial)
+        _remove(path)
+        partial.rename(path)
+    # On a full disk safetensors and torch raise errors of their own.
+    except (OSError, SafetensorError, RuntimeError) as error:
+        raise UserError(
+            f"{path}: cannot be written ({error}); free some space or choose another folder, "
+            "then resume"
+        ) from error
 
 
 def latest(folder: Path) -> Checkpoint | None:

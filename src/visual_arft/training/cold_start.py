@@ -36,12 +36,10 @@ def cold_start(
 
 
 def demonstration_rows(demonstration: Trajectory, chat: Chat) -> list[Row]:
-    """The rows that teach every reply of a demonstration, and its end unless it was cut."""
+    """The rows that teach every reply of a demonstration."""
     turns: list[Turn] = []
     for turn in demonstration.turns:
-        is_whole = turn.completion.finish_reason == "stop"
-        end = (chat.tokenizer.eos_token_id,) if is_whole else ()
-        ids = (*chat.tokenize(turn.completion.text), *end)
+        ids = (*chat.tokenize(turn.completion.text), chat.tokenizer.eos_token_id)
         completion = turn.completion.model_copy(
             update={
                 "prompt_ids": chat.encode(turn.prompt).ids,
