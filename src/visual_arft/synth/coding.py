@@ -42,9 +42,9 @@ WORDING = Wording(
 QUESTION = "What does the sign say?"
 CROP_QUESTION = "What does the sign in the box [{}, {}, {}, {}] say?"
 
-FAMILIES = (("rotation90", "rotation180", "dark", "overexposure"), ("blur", "noise"))
-"""What a blind agent cannot tell apart: spoilt as a whole, or in its fine detail. `crop`, which the
-question gives away, and `none` stand alone."""
+FAMILIES = (("rotation90", "rotation180"), ("dark", "overexposure"), ("blur", "noise"))
+"""Problems that a blind agent cannot tell apart. `crop`, which the question gives away, and `none`
+stand alone."""
 
 SCENE_SCALE = 3
 """A crop's scene is this many times as wide as its sign."""
