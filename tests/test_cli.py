@@ -298,12 +298,17 @@ def test_a_dry_run_trains_nothing():
 def test_the_demo_s_options_arrive_as_given(monkeypatch: pytest.MonkeyPatch):
     seen: dict[str, object] = {}
 
-    def demo(out: Path, seed: int, tasks: tuple[str, ...]) -> None:
-        seen.update(out=out, seed=seed, tasks=tasks)
+    def demo(out: Path, seed: int, tasks: tuple[str, ...], overrides: tuple[str, ...]) -> None:
+        seen.update(out=out, seed=seed, tasks=tasks, overrides=overrides)
 
     stand_in(monkeypatch, "demo", demo=demo)
-    assert arft("demo --task search --seed 3 --out there").exit_code == 0
-    assert seen == {"out": Path("there"), "seed": 3, "tasks": ("search",)}
+    assert arft("demo --task search --seed 3 --out there grpo.steps=5").exit_code == 0
+    assert seen == {
+        "out": Path("there"),
+        "seed": 3,
+        "tasks": ("search",),
+        "overrides": ("grpo.steps=5",),
+    }
 
 
 def test_a_chat_says_its_turns_aside_and_its_answer_aloud(monkeypatch: pytest.MonkeyPatch):

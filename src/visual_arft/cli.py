@@ -41,19 +41,22 @@ def main() -> None:
 
 
 @main.command(epilog="Example: arft demo --task coding --out runs/demo")
+@click.argument("overrides", metavar="[KEY=VALUE]...", nargs=-1)
 @click.option("--task", type=click.Choice(list(TASKS)), default="both", show_default=True)
 @click.option("--out", type=FOLDER, default=Path("runs/demo"), show_default=True)
 @SEED
-def demo(task: str, out: Path, seed: int) -> None:
+def demo(overrides: tuple[str, ...], task: str, out: Path, seed: int) -> None:
     """Train the small agents and measure the gain.
 
     Runs on two cores in less than 20 minutes; run again, it goes on from what exists. Leaves
-    summary.json and report.html in the folder.
+    summary.json and report.html in the folder. A key of the recipes demo-coding and demo-search is
+    set from outside as section.key=value.
     """
     from visual_arft.experiment.demo import demo as run
 
-    with records_in(out, f"arft demo --task {task} --out {out} --seed {seed}"):
-        run(out, seed, TASKS[task])
+    go_on = " ".join(["arft demo", *overrides, f"--task {task} --out {out} --seed {seed}"])
+    with records_in(out, go_on):
+        run(out, seed, TASKS[task], overrides)
 
 
 @main.command(epilog="Example: arft train demo-coding grpo.steps=10 --out runs/try")

@@ -36,7 +36,7 @@ def run_agent(out: Path, seed: int, agent: str, overrides: Sequence[str] = ()) -
     """Trains one agent, measures it, and plays the controls."""
     from visual_arft.experiment.training import Run
 
-    recipe = load_recipe(RECIPES / f"demo-{agent}.toml", [f"seed={seed}", *overrides])
+    recipe = load_recipe(RECIPES / f"demo-{agent}.toml", [*overrides, f"seed={seed}"])
     with Sandbox(workers=2) as sandbox:
         run = Run(recipe, out / agent, sandbox, Talk(agent))
         with _peak_memory(run.store):
