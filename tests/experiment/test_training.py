@@ -238,7 +238,7 @@ def test_a_run_is_measured_on_the_way_as_often_as_it_says(tmp_path: Path):
     [
         (["model.path=new"], "'new' has learned nothing, and cold_start.steps = 0; set"),
         (["direct=true", "cold_start.steps=2"], "brings no demonstrations; set cold_start.steps"),
-        (["model.path=no/model"], "no/model: not a vision-language model"),
+        (["model.path=."], ".: not a vision-language model that transformers can load"),
     ],
 )
 def test_a_recipe_that_cannot_be_run_is_said_in_a_line(

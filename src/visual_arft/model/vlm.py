@@ -20,7 +20,7 @@ from visual_arft.images import Images, decode
 from visual_arft.model.chat import Chat
 from visual_arft.types import Image
 
-_CACHED_BYTES = 2**29
+_CACHED_BYTES = 2**27
 _MAX_RATIO = 200
 
 
