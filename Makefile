@@ -19,10 +19,10 @@ demo: $(READY)  ## train both agents on two cores, print the table, write runs/d
 	$(BIN)/arft demo
 
 test: $(READY)  ## the default tests, some minutes
-	$(BIN)/pytest
+	OMP_NUM_THREADS=1 $(BIN)/pytest
 
 slow: $(READY)  ## the tests that train
-	$(BIN)/pytest -m slow || [ $$? -eq 5 ]  # 5: none was collected
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow || [ $$? -eq 5 ]  # 5: none was collected
 
 check: $(READY)  ## ruff, pyright and the import contracts
 	$(BIN)/ruff check
