@@ -12,12 +12,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from visual_arft.errors import UserError
-from visual_arft.experiment.summary import print_table, summarise, write_page
+from visual_arft.experiment.summary import Summary, conclude, print_table
 
 # One thread each: side by side they do not slow each other.
 _ENVIRONMENT = {
@@ -40,9 +39,7 @@ def demo(out: Path, seed: int, tasks: Sequence[str], overrides: Sequence[str] = 
     missing = [task for task in tasks if task not in known]
     if missing:
         _run_agents(out, seed, missing, overrides)
-        known = summarise(out, seed)
-        write_page(out, known)
-        _write(out / "summary.json", known)
+        known = conclude(out, seed)
     else:
         click.echo(
             f"{out} is complete, and this is its table; remove it, or choose another --out, to "
@@ -53,7 +50,7 @@ def demo(out: Path, seed: int, tasks: Sequence[str], overrides: Sequence[str] = 
     click.echo(f"See {out / 'report.html'}; every episode: arft view {out / tasks[0]}", err=True)
 
 
-def _known(summary: Path, seed: int) -> dict[str, Any]:
+def _known(summary: Path, seed: int) -> Summary:
     """What is measured already; a folder of another seed is not to be mixed with."""
     if not summary.exists():
         return {}
@@ -63,12 +60,6 @@ def _known(summary: Path, seed: int) -> dict[str, Any]:
             f"{summary}: a demo with --seed {known['seed']}; choose another --out for seed {seed}"
         )
     return known
-
-
-def _write(path: Path, summary: dict[str, Any]) -> None:
-    partial = path.with_suffix(".part")
-    partial.write_text(json.dumps(summary, indent=2) + "\n")
-    partial.replace(path)  # whole or not at all: it says that the demo is complete
 
 
 def _run_agents(out: Path, seed: int, agents: Sequence[str], overrides: Sequence[str]) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -33,6 +35,16 @@ Played = Mapping[str, Sequence[Trajectory]]
 """Episodes by their phase."""
 
 
+def conclude(out: Path, seed: int) -> Summary:
+    """The summary of a demo, once it is written as `summary.json` beside `report.html`."""
+    summary = summarise(out, seed)
+    write_page(out, summary)
+    partial = out / "summary.part"
+    partial.write_text(json.dumps(summary, indent=2) + "\n")
+    partial.replace(out / "summary.json")  # whole or not at all: it says that the demo is complete
+    return summary
+
+
 def summarise(out: Path, seed: int) -> Summary:
     """What each agent reached that has been measured to the end.
 
@@ -55,13 +67,16 @@ def summarise(out: Path, seed: int) -> Summary:
 
 def print_table(summary: Summary) -> None:
     """Prints the phases of each agent with their intervals, and what it gained."""
-    table = Table(title=f"Held-out tasks never trained on, greedy; seed {summary['seed']}")
-    for heading in ("agent", "phase", "n", "EM [95%]", "F1 [95%]", "EM at T=1"):
-        table.add_column(heading, justify="left" if heading in ("agent", "phase") else "right")
+    title = f"Held-out tasks never trained on, greedy; seed {summary['seed']}"
+    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
+    table.add_column("agent")
+    table.add_column("phase")
+    for heading in ("n", "EM [95%]", "F1 [95%]", "EM at T=1"):
+        table.add_column(heading, justify="right", no_wrap=True)
     for agent, gained in summary["gain"].items():
         for phase, cell in summary[agent].items():
-            table.add_row(agent, phase, *_texts(cell), f"{cell['em_t1']:.1f}")
-        table.add_row(agent, "gain: trained - cold_start", *_texts(gained), "")
+            table.add_row(agent, phase.replace("_", " "), *_texts(cell), f"{cell['em_t1']:.1f}")
+        table.add_row(agent, "gain", *_texts(gained), "")
         table.add_section()
     Console().print(table)
 

@@ -167,7 +167,7 @@ class Run:
 
     def _room(self, pictures: int) -> MemoryImages:
         """Memory for the pictures of one step; what the run keeps is read from its folder."""
-        return MemoryImages(pictures)
+        return MemoryImages(pictures, behind=self.store.images)
 
     def _recorded(
         self, rounds: Iterator[Round], vlm: VisionLanguageModel
