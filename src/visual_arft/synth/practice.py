@@ -1,7 +1,7 @@
 """What a base model practises before any task: reading signs, recalling stated facts, copying.
 
 It copies scraps of the text and code that agents write, in no order that means anything. Nothing
-comes from the held-out split.
+that is read or recalled is held out; among the scraps, held-out names turn up by chance.
 """
 
 from __future__ import annotations
