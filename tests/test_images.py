@@ -92,3 +92,23 @@ def test_every_mode_decodes_to_rgb(mode: str):
     picture = Pil.new(mode, (3, 2))
     picture.save(buffer, format="JPEG" if mode == "CMYK" else "PNG")
     assert decode(buffer.getvalue()).shape == (2, 3, 3)
+
+
+def test_what_memory_lacks_is_read_from_the_store_behind_it(tmp_path: Path):
+    behind = FolderImages(tmp_path)
+    kept, new = behind.add(RED), encode(np.zeros((2, 2, 3), np.uint8))
+    memory = MemoryImages(behind=behind)
+    assert memory.read(kept) == RED
+    assert memory.read(memory.add(new)) == new
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_the_picture_that_was_added_longest_ago_is_forgotten_first():
+    memory = MemoryImages(2)
+    one, two, three = (encode(np.full((2, 2, 3), n, np.uint8)) for n in range(3))
+    first, second = memory.add(one), memory.add(two)
+    memory.add(one)
+    memory.add(three)
+    assert memory.read(first) == one
+    with pytest.raises(UserError, match="is not in this store"):
+        memory.read(second)

@@ -134,3 +134,38 @@ def test_a_folder_that_is_no_run_points_to_the_runs_inside_it(tmp_path):
     with pytest.raises(UserError, match="no such folder"):
         open_run(tmp_path / "nowhere")
     assert names(open_run(tmp_path / "demo" / "coding")) == ["a"]
+
+
+def test_a_run_that_goes_on_takes_back_what_it_will_make_again(tmp_path):
+    store = Store(tmp_path)
+    for step in (1, 2, 3):
+        store.append_metrics({"phase": "grpo", "step": step})
+        store.append([played(f"g{step}")], {"phase": "grpo", "step": step})
+    store.append_metrics({"phase": "cold_start", "step": 3})
+    store.append_metrics({"phase": "seconds", "seconds": 9.5})
+    store.append([played("measured")], {"phase": "trained"})
+    store.rewind("grpo", 1)
+    assert names(store) == ["g1", "measured"]
+    assert store.metrics() == [
+        {"phase": "grpo", "step": 1},
+        {"phase": "cold_start", "step": 3},
+        {"phase": "seconds", "seconds": 9.5},
+    ]
+    store.append_metrics({"phase": "grpo", "step": 2})
+    assert len(store.metrics()) == 4
+    assert not list(tmp_path.glob("*.part"))
+
+
+def test_there_is_nothing_to_take_back_before_the_first_record(tmp_path):
+    Store(tmp_path / "run").rewind("grpo", 0)
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_line_torn_by_a_kill_is_gone_after_taking_back(tmp_path):
+    store = Store(tmp_path)
+    store.append([played("a"), played("b")], {"phase": "grpo", "step": 1})
+    path = tmp_path / "trajectories.jsonl"
+    path.write_bytes(path.read_bytes()[:-1])
+    store.rewind("grpo", 1)
+    assert names(store) == ["a"]
+    assert path.read_bytes().endswith(b"\n")

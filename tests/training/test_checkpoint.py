@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import random
+import resource
 from pathlib import Path
 
 import numpy as np
@@ -125,6 +126,17 @@ def test_a_full_disk_is_said_in_a_line_with_a_remedy(tmp_path: Path):
 
     with pytest.raises(UserError, match=r"step-000002: .*No space left on device.*free some space"):
         save(tmp_path, 2, full, {})
+    assert latest(tmp_path) is None
+
+
+def test_a_disk_that_is_really_full_is_said_in_a_line_too(tmp_path: Path):
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, limit[1]))
+    try:
+        with pytest.raises(UserError, match=r"step-000002: cannot be written .*; free some space"):
+            save(tmp_path, 2, nothing, {"moments": torch.zeros(100_000)})
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
     assert latest(tmp_path) is None
 
 

@@ -10,7 +10,8 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import click
@@ -71,7 +72,7 @@ def _run_agents(out: Path, seed: int, agents: Sequence[str], overrides: Sequence
             started[agent] = _start(out, seed, agent, overrides)
         ended = {agent: process.wait() for agent, process in started.items()}
     finally:
-        _stop([process for process in started.values() if process.poll() is None])
+        _stop(started.values())
     failed = " and the ".join(agent for agent, status in ended.items() if status)
     if 2 in ended.values():
         raise UserError(f"the {failed} agent stopped, see above; mend that and run the demo again")
@@ -85,9 +86,9 @@ def _start(out: Path, seed: int, agent: str, overrides: Sequence[str]) -> subpro
     return subprocess.Popen(line, env=os.environ | _ENVIRONMENT)
 
 
-def _stop(running: Sequence[subprocess.Popen[bytes]]) -> None:
+def _stop(started: Iterable[subprocess.Popen[bytes]]) -> None:
     """Asks agents to end, as Ctrl-C does, and waits for them to leave their records in order."""
-    for process in running:
-        process.send_signal(signal.SIGINT)
-    for process in running:
-        process.wait()
+    while running := [process for process in started if process.poll() is None]:
+        for process in running:
+            process.send_signal(signal.SIGINT)
+        time.sleep(0.3)  # and again: an agent that is still importing may not have noticed

@@ -68,15 +68,16 @@ def summarise(out: Path, seed: int) -> Summary:
 def print_table(summary: Summary) -> None:
     """Prints the phases of each agent with their intervals, and what it gained."""
     title = f"Held-out tasks never trained on, greedy; seed {summary['seed']}"
-    table = Table(title=title, box=SIMPLE_HEAD, title_justify="left")
-    table.add_column("agent")
-    table.add_column("phase")
-    for heading in ("n", "EM [95%]", "F1 [95%]", "EM at T=1"):
-        table.add_column(heading, justify="right", no_wrap=True)
+    table = Table(title=title, box=SIMPLE_HEAD, padding=0, title_justify="left")
+    table.add_column("agent and phase", no_wrap=True)
+    for heading in ("n", "EM [95%]", "F1 [95%]", "EM, T=1"):
+        table.add_column(heading, justify="right")
     for agent, gained in summary["gain"].items():
+        table.add_row(agent)
         for phase, cell in summary[agent].items():
-            table.add_row(agent, phase.replace("_", " "), *_texts(cell), f"{cell['em_t1']:.1f}")
-        table.add_row(agent, "gain", *_texts(gained), "")
+            name = phase.removeprefix("trained_").replace("_", " ")
+            table.add_row(f"  {name}", *_texts(cell), f"{cell['em_t1']:.1f}")
+        table.add_row("  gain", *_texts(gained))
         table.add_section()
     Console().print(table)
 
