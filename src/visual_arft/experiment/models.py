@@ -12,7 +12,8 @@ from visual_arft.model import tiny
 from visual_arft.model.load import load
 from visual_arft.model.settings import ModelConfig
 from visual_arft.model.vlm import VisionLanguageModel
-from visual_arft.synth import coding, search
+from visual_arft.synth import coding, practice, search
+from visual_arft.synth.world import RELATIONS
 from visual_arft.training.checkpoint import Checkpoint, write_whole
 
 NEW = "new"
@@ -21,7 +22,7 @@ NEW = "new"
 DIRECT, COLD_START, TRAINED = "direct", "cold_start", "trained"
 """Phases: they are about the model as it was given, after the cold start, and in the end."""
 
-_VOCABULARY = 800
+_VOCABULARY = 640
 
 
 class Models:
@@ -81,8 +82,8 @@ class Models:
 
 def _save_new(folder: Path, seed: int) -> None:
     """Leaves the tiny model with random weights, and a tokenizer that knows the tasks' words."""
-    words = [phrase for part in (coding, search) for phrase in part.phrases()]
-    tokenizer = tiny.build_tokenizer(words * 20, _VOCABULARY)
+    phrases = [phrase for part in (coding, search, practice) for phrase in part.phrases()]
+    tokenizer = tiny.build_tokenizer(phrases * 20, _VOCABULARY, RELATIONS)
     model = tiny.build_model(tokenizer, seed=seed)
     processor = tiny.build_image_processor()
     VisionLanguageModel(model, tokenizer, processor, MemoryImages()).save(folder)

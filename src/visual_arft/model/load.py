@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub import HfApi, try_to_load_from_cache
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
 from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
@@ -57,6 +58,7 @@ def _load(
 def _parts(path: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor of a folder or hub id."""
     try:
+        _find(path)
         processor: Any = AutoImageProcessor.from_pretrained(path, backend="pil")
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
         model: Any = AutoModelForImageTextToText.from_pretrained(
@@ -75,6 +77,20 @@ def _parts(path: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
             "Qwen2-VL, Qwen2.5-VL or Qwen3-VL folder or hub id"
         )
     return model, tokenizer, processor
+
+
+def _find(path: str) -> None:
+    """Raises `OSError` for a path that is neither here nor on the hub.
+
+    Asks once: transformers asks again and again for each file, for minutes where there is no
+    network.
+    """
+    if Path(path).is_dir() or isinstance(try_to_load_from_cache(path, "config.json"), str):
+        return
+    try:
+        HfApi().model_info(path, timeout=10)
+    except Exception as error:  # whichever library the hub's client speaks HTTP with
+        raise OSError(f"no such folder, and on the hub: {error}") from None
 
 
 def _check_kind(checkpoint: Path, lora_rank: int) -> None:

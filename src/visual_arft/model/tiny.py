@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -33,18 +33,24 @@ TEMPLATE = (
 """Qwen's chat format without a default system message."""
 
 
-def build_tokenizer(corpus: Iterable[str], vocab_size: int) -> PreTrainedTokenizerFast:
+_ALONE = r"\n|\d|</?[a-z]+>|[A-Z](?=[aeiou](?![a-z]))|(?<=[A-Z])[aeiou](?![a-z])"
+"""Line ends, digits, tags, and the letters of capitalised syllables."""
+
+
+def build_tokenizer(
+    corpus: Iterable[str], vocab_size: int, words: Sequence[str] = ()
+) -> PreTrainedTokenizerFast:
     """A byte-level BPE tokenizer: any text can be written, the corpus' own phrases are short.
 
-    Digits stand alone, as in Qwen's tokenizer, and so do the grammar's tags and the capitalised
-    syllables of which generated names are made: a new name is still made of tokens that were seen.
+    Digits stand alone, as in Qwen's tokenizer, and so do the grammar's tags, the letters of
+    generated names and `words`: what a model has to find again is the same token wherever it
+    stands, and there are few of them to learn.
     """
+    alone = "|".join([_ALONE, *(f" ?{word}(?![a-z])" for word in words)])
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(
-                Regex(r"\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z])"), behavior="isolated"
-            ),
+            pre_tokenizers.Split(Regex(alone), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )

@@ -1,7 +1,8 @@
-"""What a base model practises before any task: reading signs, recalling stated facts, copying.
+"""What a base model practises before any task: reading, describing, recalling facts, copying.
 
-It copies scraps of the text and code that agents write, in no order that means anything. Nothing
-that is read or recalled is held out; among the scraps, held-out names turn up by chance.
+It reads signs, and says how a spoilt one looks, in words that name no repair. It restates facts that
+it was told. It copies scraps of the text and code that agents write, in no order that means anything,
+and lists of numbers out of such scraps. Nothing that is held out is ever said.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from visual_arft.synth import coding, search
 from visual_arft.synth.coding import QUESTION, mended, noise, sign_text
 from visual_arft.synth.search import sign_rows
 from visual_arft.synth.signs import draw_sign
-from visual_arft.synth.splits import TRAIN, stream
-from visual_arft.synth.world import HOPS, names, sentence
+from visual_arft.synth.splits import TEST, TRAIN, split_of, stream
+from visual_arft.synth.world import HOPS, RELATIONS, names, sentence
 from visual_arft.tags import ANSWER
 from visual_arft.types import (
     Action,
@@ -31,10 +32,24 @@ from visual_arft.types import (
     Turn,
 )
 
-_SHARES = {"read": 0.3, "recall": 0.55, "copy": 0.15}
+LOOK_QUESTION = "How does the sign look?"
+LOOKS = {
+    "rotation90": "On its side.",
+    "rotation180": "Upside down.",
+    "dark": "Dim.",
+    "overexposure": "Pale.",
+    "blur": "Soft.",
+    "noise": "Grainy.",
+    "none": "Fine.",
+}
+"""What the base says of a sign with a problem; which repair that asks for, it does not learn."""
+
+_SHARES = {"read": 0.25, "look": 0.05, "recall": 0.5, "copy": 0.1, "pick": 0.1}
 _NAME_SHARE = 0.35
 _CLEAN_SHARE = 0.3
 _ONE_NAME_SHARE = 0.8
+_HOLDABLE = (re.compile(r"(?=((?:[A-Z][aeiou]){2}))"), re.compile(r"(?=(\d{6}))"))
+"""What held-out answers look like, blanks left out; each match may overlap the next."""
 _SCRAP = re.compile(r"(\n|\d|</?[a-z]+>|[A-Z][aeiou](?![a-z]))")
 
 
@@ -47,7 +62,9 @@ class Practice:
         self._images = images
         self._names = names(TRAIN)
         words = (*coding.phrases(), *search.phrases())
-        self._scraps = sorted({scrap for text in words for scrap in _SCRAP.split(text) if scrap})
+        self._scraps = sorted(
+            {scrap for text in words for scrap in _SCRAP.split(text) if scrap} - {"[", "]"}
+        )
 
     def __call__(self, start: int, count: int) -> list[Trajectory]:
         """The conversations from number `start` on."""
@@ -56,7 +73,13 @@ class Practice:
     def _one(self, number: int) -> Trajectory:
         rng = stream("practice", self._seed, number)
         [kind] = rng.choices(list(_SHARES), list(_SHARES.values()))
-        make = {"read": self._read, "recall": self._recall, "copy": self._copy}
+        make = {
+            "read": self._read,
+            "look": self._look,
+            "recall": self._recall,
+            "copy": self._copy,
+            "pick": self._pick,
+        }
         turns = make[kind](rng)
         task = Task(
             id=f"practice-{number}",
@@ -89,17 +112,41 @@ class Practice:
         problem = rng.choice(MENDABLE)
         return mended(degrade(sign, problem, noise(rng)), problem), text
 
+    def _look(self, rng: random.Random) -> list[Turn]:
+        """A sign in some state, and what state that is."""
+        problem = rng.choice(list(LOOKS))
+        sign = degrade(draw_sign(sign_text(TRAIN, rng).split(), rng), problem, noise(rng))
+        image = self._images.add(encode(sign))
+        message = Message(role="user", text=LOOK_QUESTION, images=(image,))
+        return [_turn([message], LOOKS[problem])]
+
     def _recall(self, rng: random.Random) -> list[Turn]:
-        """Facts, then all of them again in another order."""
+        """Facts in random order, then all of them again, ordered by relation.
+
+        An order that can be foreseen leaves nothing to learn but where a fact stands: restated in a
+        random order, the same facts were not found again by their content.
+        """
         facts = self._facts(rng)
         told = " ".join(f"{n}. Content:{sentence(*fact)}" for n, fact in enumerate(facts, start=1))
-        asked = rng.sample(facts, len(facts))
-        return [_said(told, " ".join(sentence(*fact) for fact in asked))]
+        ordered = sorted(facts, key=lambda fact: RELATIONS.index(fact[1]))
+        return [_said(told, " ".join(sentence(*fact) for fact in ordered))]
 
     def _copy(self, rng: random.Random) -> list[Turn]:
         """Scraps of text and code, then the same again."""
-        text = "".join(rng.choices(self._scraps, k=rng.randint(4, 20))).strip()
+        text = self._scrawl(rng, 20)
         return [_said(text, text)]
+
+    def _pick(self, rng: random.Random) -> list[Turn]:
+        """Four numbers in brackets among scraps, then the same list."""
+        numbers = str([rng.randint(0, 1000) for _ in range(4)])
+        return [_said(f"{self._scrawl(rng, 8)} {numbers} {self._scrawl(rng, 8)}", numbers)]
+
+    def _scrawl(self, rng: random.Random, most: int) -> str:
+        """Up to `most` scraps, joined without a held-out name or number coming about."""
+        while True:
+            text = "".join(rng.choices(self._scraps, k=rng.randint(4, most))).strip()
+            if not says_held_out(text):
+                return text
 
     def _facts(self, rng: random.Random) -> list[tuple[str, str, str]]:
         """Facts as a search brings them: mostly about one name, each with another relation."""
@@ -113,8 +160,18 @@ class Practice:
         return [(name, relation, rng.choice(self._names)) for name, relation in keys]
 
 
+def says_held_out(text: str) -> bool:
+    """Whether a name or a sign's number of the held-out split stands anywhere in a text.
+
+    >>> says_held_out("BaBaBi"), says_held_out("Ba Be")
+    (False, True)
+    """
+    joined = "".join(text.split())
+    return any(split_of(name) == TEST for pattern in _HOLDABLE for name in pattern.findall(joined))
+
+
 def _relation(rng: random.Random) -> str:
-    return rng.choice(rng.choice(HOPS))
+    return rng.choice(RELATIONS)
 
 
 def _said(text: str, reply: str) -> Turn:
@@ -127,3 +184,8 @@ def _turn(messages: Sequence[Message], reply: str) -> Turn:
         completion=Completion(text=reply),
         action=Action(kind=ANSWER, content=reply),
     )
+
+
+def phrases() -> list[str]:
+    """The wording of this practice, for a tokenizer to learn from."""
+    return [LOOK_QUESTION, *LOOKS.values()]

@@ -20,6 +20,7 @@ OF_PERSON = ("guild", "teacher", "horse", "song")
 """What a person has: things, of which there are no pages."""
 HOPS = (OF_PLACE, OF_PERSON)
 """The relations that can be followed at each hop."""
+RELATIONS = (*OF_PLACE, *OF_PERSON)
 
 
 def names(split: str) -> list[str]:

@@ -11,7 +11,7 @@ from visual_arft.images import Pixels
 
 _SIGMA = (1.5, 2.5)  # pixels
 _LIGHT = (0.15, 0.3)  # what is left of the contrast
-_HIT = (0.08, 0.2)  # share of the pixels
+_HIT = (0.2, 0.35)  # share of the pixels
 
 
 def degrade(pixels: Pixels, problem: str, rng: np.random.Generator) -> Pixels:

@@ -21,8 +21,8 @@ REPAIRS = {
     "dark": "img = cv2.convertScaleAbs(img, alpha=4)",
     "overexposure": "img = 255 - cv2.convertScaleAbs(255 - img, alpha=4)",
     "blur": "img = cv2.addWeighted(img, 3, cv2.GaussianBlur(img, (0, 0), 2), -2, 0)",
-    "noise": "img = cv2.medianBlur(img, 3)",
-    "crop": "x0, y0, x1, y1 = {x_min}, {y_min}, {x_max}, {y_max}\n"
+    "noise": "img = cv2.medianBlur(img, 5)",
+    "crop": "x0, y0, x1, y1 = [{x_min}, {y_min}, {x_max}, {y_max}]\n"
     "h, w = img.shape[:2]\n"
     "img = img[y0 * h // 1000:y1 * h // 1000, x0 * w // 1000:x1 * w // 1000]",
 }
