@@ -11,7 +11,7 @@ from visual_arft.types import StopReason, Task, Trajectory
 
 
 def tasks(count: int, *, answers: tuple[str, ...] = ("7",)) -> list[Task]:
-    return [Task(id=str(number), question="?", answers=answers) for number in range(count)]
+    return [Task(id=str(number), question=f"{number}?", answers=answers) for number in range(count)]
 
 
 def recipe(held_out: int, seed: int = 0) -> Recipe:
@@ -37,10 +37,18 @@ def test_another_seed_holds_out_other_tasks():
 
 
 def test_only_what_has_an_answer_is_measured():
-    some = [*tasks(4), *tasks(8, answers=())]
+    some = [*tasks(4), *(task.model_copy(update={"answers": ()}) for task in tasks(12)[4:])]
     train, test = split(recipe(3), some)
     assert all(task.answers for task in test)
     assert len(train) == 9
+
+
+def test_other_steps_of_a_measured_question_are_not_trained_on():
+    first_steps = [task.model_copy(update={"answers": ()}) for task in tasks(6)]
+    train, test = split(recipe(2), [*first_steps, *tasks(6)])
+    assert len(test) == 2
+    assert len(train) == 8
+    assert not {task.question for task in train} & {task.question for task in test}
 
 
 @pytest.mark.parametrize("held_out", [4, 5])
@@ -71,7 +79,7 @@ def test_practice_stands_among_the_demonstrations_at_every_place_alike():
         def draw(start: int, count: int) -> list[Trajectory]:
             return [
                 Trajectory(
-                    task=Task(id=f"{name}-{number}", question="?", answers=()),
+                    task=Task(id=f"{name}-{number}", question=f"{number}?", answers=()),
                     turns=(),
                     stop_reason=StopReason.ANSWERED,
                 )

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from visual_arft.config import Recipe
 from visual_arft.errors import UserError
 from visual_arft.synth.splits import stream
-from visual_arft.types import Task, Trajectory
+from visual_arft.types import Image, Task, Trajectory
 
 Tasks = Callable[[int, int], Sequence[Task]]
 """`tasks(start, count)`: the next ones of a stream, the same for the same numbers."""
@@ -33,18 +33,25 @@ def with_practice(shown: Demonstrations, practice: Demonstrations) -> Demonstrat
 def split(recipe: Recipe, tasks: Sequence[Task]) -> tuple[Sequence[Task], Sequence[Task]]:
     """Tasks to train on and to measure on; which is which depends on the recipe's seed alone.
 
-    Measured are tasks with an answer: of step tasks, those that should end the episode.
+    Measured are tasks with an answer: of step tasks, those that should end the episode. The other
+    steps of a measured question are left out of both.
     """
     held_out = recipe.data.held_out
     order = stream("held out", recipe.seed).sample(range(len(tasks)), len(tasks))
     kept = [place for place in order if tasks[place].answers][:held_out]
-    rest = sorted({*order} - {*kept})
+    measured = {_item(tasks[place]) for place in kept}
+    rest = [place for place, task in enumerate(tasks) if _item(task) not in measured]
     if len(kept) < held_out or not rest:
         raise UserError(
             f"{recipe.data.source}: {len(tasks)} tasks, of which data.held_out = {held_out} are "
             "kept for measuring, all with an answer; lower data.held_out or give more tasks"
         )
     return [tasks[place] for place in rest], [tasks[place] for place in kept]
+
+
+def _item(task: Task) -> tuple[str, tuple[Image, ...]]:
+    """What a task asks, about what; its steps have it in common."""
+    return task.question, task.images
 
 
 def cycle(tasks: Sequence[Task], seed: int) -> Tasks:

@@ -155,7 +155,10 @@ def mended(pixels: Pixels, problem: str, box: Box | None = None) -> Pixels:
 def box_in(question: str) -> Box | None:
     """The box a question names, None where it names none."""
     match = re.search(r"\[(\d+), (\d+), (\d+), (\d+)\]", question)
-    return tuple(map(int, match.groups())) if match else None  # type: ignore[return-value]
+    if match is None:
+        return None
+    x_min, y_min, x_max, y_max = map(int, match.groups())
+    return x_min, y_min, x_max, y_max
 
 
 def _replies(problem: str, answer: str, box: Box | None) -> list[str]:
