@@ -1,8 +1,8 @@
 """What a base model practises before any task: reading, describing, recalling facts, copying.
 
-It reads signs, and says how a spoilt one looks, in words that name no repair. It restates facts that
-it was told. It copies scraps of the text and code that agents write, in no order that means anything,
-and lists of numbers out of such scraps. Nothing that is held out is ever said.
+It reads signs, and says how a spoilt one looks, in words that name no repair. It restates facts
+that it was told. It copies scraps of the text and code that agents write, in no order that means
+anything, and lists of numbers out of such scraps. Nothing that is held out is ever said.
 """
 
 from __future__ import annotations
