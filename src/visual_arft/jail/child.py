@@ -23,9 +23,7 @@ from .handover import Gallery, lossless, printing_to
 _LAST_CALLS = 3
 
 
-def main(
-    channel_fd: int, zygote: int, plan: Plan | None, folder: str, memory_mb: int
-) -> NoReturn:
+def main(channel_fd: int, zygote: int, plan: Plan | None, folder: str, memory_mb: int) -> NoReturn:
     """Runs what the channel asks for, and ends the process.
 
     Args:

@@ -12,13 +12,11 @@ import errno
 import io
 import os
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, Protocol
+from pathlib import PurePath
+from typing import Any, Protocol
 
 import cv2
 import numpy as np
-
-if TYPE_CHECKING:
-    from .frames import Pixels
 
 
 class Files(Protocol):
@@ -108,13 +106,13 @@ class MemoryFiles:
         if self._data.pop(name, None) is None:
             raise FileNotFoundError(errno.ENOENT, "no such file", name)
 
-    def _imread(self, path: Any, flags: int = cv2.IMREAD_COLOR) -> Pixels | None:
+    def _imread(self, path: Any, flags: int = cv2.IMREAD_COLOR) -> Any:
         data = self._data.get(_plain(path))
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags) if data else None
 
     def _imwrite(self, path: Any, image: Any, params: Sequence[int] = ()) -> bool:
         name = _plain(path)
-        done, data = cv2.imencode(os.path.splitext(name)[1], image, params)
+        done, data = cv2.imencode(PurePath(name).suffix, image, params)
         if done:
             self.write(name, data.tobytes())
         return done

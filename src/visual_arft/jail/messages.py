@@ -1,9 +1,9 @@
 """What the trainer and a zygote say to each other.
 
-    trainer -> zygote    FORK
-    zygote -> trainer    HELLO (version of Landlock), when it is up
-                         BORN (number), with the trainer's end of a new child's channel and a pidfd
-                         ENDED (a Report)
+trainer -> zygote    FORK
+zygote -> trainer    HELLO (version of Landlock), when it is up
+BORN (number), with the trainer's end of a new child's channel and a pidfd
+ENDED (a Report)
 """
 
 from __future__ import annotations

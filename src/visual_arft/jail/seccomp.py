@@ -108,8 +108,7 @@ class Check(NamedTuple):
 
 
 class _Checked(NamedTuple):
-    x86_64: int | None
-    aarch64: int | None
+    numbers: tuple[int | None, int | None]
     checks: tuple[Check, ...]
 
 
@@ -119,18 +118,18 @@ _FCNTL = Check(1, (0, 1, 2, 3, 4, 1030))
 # WAIT, WAKE and their BITSET forms, private or not, on either clock.
 _FUTEX = Check(1, (0, 1, 9, 10), mask=0xFFFFFFFF & ~(128 | 256))
 # Neither O_PATH, which Landlock does not see, nor O_TMPFILE, which the quota does not.
-_NO_HANDLE = {"values": (0,), "mask": 0o10000000 | 0o20000000}
+_NO_HANDLE = 0o10000000 | 0o20000000
 # One's own limits may be read (the new ones are NULL), not set.
 _PRLIMIT = (Check(0, (0,)), Check(2, (0,)), Check(2, (0,), high=True))
 
 _CHECKED: dict[str, _Checked] = {
-    "fcntl": _Checked(72, 25, (_FCNTL,)),
-    "futex": _Checked(202, 98, (_FUTEX,)),
-    "prlimit64": _Checked(302, 261, _PRLIMIT),
+    "fcntl": _Checked((72, 25), (_FCNTL,)),
+    "futex": _Checked((202, 98), (_FUTEX,)),
+    "prlimit64": _Checked((302, 261), _PRLIMIT),
 }
 _CHECKED_PATHS: dict[str, _Checked] = {
-    "open": _Checked(2, None, (Check(1, **_NO_HANDLE),)),
-    "openat": _Checked(257, 56, (Check(2, **_NO_HANDLE),)),
+    "open": _Checked((2, None), (Check(1, (0,), mask=_NO_HANDLE),)),
+    "openat": _Checked((257, 56), (Check(2, (0,), mask=_NO_HANDLE),)),
 }
 
 _ARCHITECTURES = {"x86_64": (0, 0xC000003E), "aarch64": (1, 0xC00000B7)}
@@ -155,9 +154,11 @@ def allowed(machine: Machine, *, paths: bool) -> dict[int, tuple[Check, ...]]:
     column, _ = _ARCHITECTURES[machine]
     plain = _PLAIN | (_PATHS if paths else {})
     checked = _CHECKED | (_CHECKED_PATHS if paths else {})
-    numbers = {numbers[column]: () for numbers in plain.values()}
-    numbers |= {each[column]: each.checks for each in checked.values()}
-    return {number: checks for number, checks in numbers.items() if number is not None}
+    calls: list[tuple[int | None, tuple[Check, ...]]] = [
+        *((numbers[column], ()) for numbers in plain.values()),
+        *((each.numbers[column], each.checks) for each in checked.values()),
+    ]
+    return {number: checks for number, checks in calls if number is not None}
 
 
 def assemble(machine: Machine, *, paths: bool) -> list[Instruction]:

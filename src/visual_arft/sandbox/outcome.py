@@ -48,4 +48,4 @@ class Outcome:
     cpu_s: float
     wall_s: float
     peak_mb: float
-    """Largest resident memory of the process, the preloaded libraries (about 70 MB) included."""
+    """Largest resident memory of the process, the preloaded libraries (about 40 MB) included."""

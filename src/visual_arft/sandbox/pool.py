@@ -144,6 +144,6 @@ class Pool:
 
 def _refusal(reason: str) -> str:
     return (
-        f"the sandbox does not start, and code is not run without it: {reason}; it needs Python "
-        f"({sys.executable}) with numpy, cv2 and PIL, and a kernel with seccomp (see docs/sandbox.md)"
+        f"the sandbox does not start, and no code is run without it: {reason}; it needs a kernel "
+        f"with seccomp, and numpy, cv2 and PIL in {sys.executable} (see docs/sandbox.md)"
     )

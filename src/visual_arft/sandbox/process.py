@@ -1,8 +1,7 @@
-"""A zygote as the trainer holds it: a process, its control socket, and the children it has ready."""
+"""A zygote as the trainer holds it: a process, its control socket, its waiting children."""
 
 from __future__ import annotations
 
-import json
 import os
 import socket
 import subprocess

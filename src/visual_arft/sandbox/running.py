@@ -127,8 +127,8 @@ class Child:
 
     def _ask(self, code: str, images: Mapping[str, Pixels], watch: Watch) -> None:
         request = {"code": code, "names": list(images)}
-        parts = [frames.frame(frames.REQUEST, json.dumps(request).encode())]
-        parts += (part for pixels in images.values() for part in frames.image_frame(pixels))
+        pictures = [part for pixels in images.values() for part in frames.image_frame(pixels)]
+        parts = (frames.frame(frames.REQUEST, json.dumps(request).encode()), *pictures)
         for part in parts:
             view = memoryview(part)
             while view:

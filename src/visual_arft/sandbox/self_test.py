@@ -1,13 +1,13 @@
 """A small attack from inside, made on every zygote before it is used.
 
-It tells a sandbox that is not one: a filter that the kernel took but does not enforce, a folder that
-a rule left open.
+It tells a sandbox that is not one: a filter that the kernel took but does not enforce, a folder
+that a rule left open.
 """
 
 from __future__ import annotations
 
-from visual_arft.sandbox.running import Child, Unconfined
 from visual_arft.sandbox.outcome import Limits
+from visual_arft.sandbox.running import Child, Unconfined
 
 ATTACKS = {
     "read a file of the system": "open('/etc/passwd')",
