@@ -33,6 +33,16 @@ class Confinement:
         namespaces = "bubblewrap" if self.without_bubblewrap is None else "no namespaces"
         return f"seccomp, {files}, {namespaces}"
 
+    @property
+    def advice(self) -> str:
+        """What would make it stronger; empty where nothing would."""
+        advice: list[str] = []
+        if not self.landlock_abi:
+            advice.append("a kernel with Landlock (Linux 5.13) would let code use files")
+        if self.without_bubblewrap is not None:
+            advice.append(f"bubblewrap would add namespaces ({self.without_bubblewrap})")
+        return "; ".join(advice)
+
 
 class Pool:
     """Children for a number of executions at once, forked by a zygote each."""

@@ -17,9 +17,7 @@ INPUT_FILE = "path_to_input_image.jpg"
 MAX_SIDE = 4096
 """Pixels along the longer side of an image that code reads or gives back."""
 
-_RESTARTED = (
-    "The session was restarted: what this step made is lost, what earlier ones made is not."
-)
+_RESTARTED = "What this step made is lost; what the steps before it made is still there."
 _MAX_TEXT = 2000
 _MAX_RATIO = 200
 
