@@ -122,8 +122,12 @@ _NO_HANDLE = 0o10000000 | 0o20000000
 # One's own limits may be read (the new ones are NULL), not set.
 _PRLIMIT = (Check(0, (0,)), Check(2, (0,)), Check(2, (0,), high=True))
 
+# FIONCLEX and FIOCLEX, which say what becomes of a descriptor at an exec.
+_IOCTL = Check(1, (0x5450, 0x5451))
+
 _CHECKED: dict[str, _Checked] = {
     "fcntl": _Checked((72, 25), (_FCNTL,)),
+    "ioctl": _Checked((16, 29), (_IOCTL,)),
     "futex": _Checked((202, 98), (_FUTEX,)),
     "prlimit64": _Checked((302, 261), _PRLIMIT),
 }

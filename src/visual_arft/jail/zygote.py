@@ -14,6 +14,7 @@ import json
 import os
 import random
 import select
+import shutil
 import signal
 import socket
 import sys
@@ -53,10 +54,14 @@ _PRELOADED = (
 def main() -> None:
     """Serves until the control socket closes; the argument is what `sandbox.process` sends."""
     settings = json.loads(sys.argv[1])
-    control = socket.socket(fileno=settings["control_fd"])
-    zygote = _Zygote(control, settings)
-    control.send(HELLO + NUMBER.pack(zygote.landlock_abi))
-    zygote.serve()
+    try:
+        control = socket.socket(fileno=settings["control_fd"])
+        zygote = _Zygote(control, settings)
+        control.send(HELLO + NUMBER.pack(zygote.landlock_abi))
+        zygote.serve()
+    finally:
+        if not settings["is_private"]:
+            scratch.wipe(settings["scratch"])
 
 
 @dataclass
@@ -108,8 +113,6 @@ class _Zygote:
                 os.kill(each.pid, signal.SIGKILL)
             for each in self._children.values():
                 os.waitpid(each.pid, 0)
-            if not self._is_private:
-                scratch.wipe(self._root)
 
     def _fork(self) -> None:
         self._forked += 1
@@ -166,6 +169,8 @@ def _prepare(imports: list[str]) -> None:
         importlib.import_module(name)
     ctypes.CFUNCTYPE(None)(_nothing)()  # the first callback opens files
     Image.init()
+    # Modes and times cannot be set, and a copy is none the worse for it.
+    shutil.copymode = shutil.copystat = _nothing
     cv2.setNumThreads(0)
     # Every child inherits the same state, so the same code gives the same image in every run.
     random.seed(0)
@@ -174,4 +179,4 @@ def _prepare(imports: list[str]) -> None:
     sys.path[:] = [path for path in sys.path if path not in imports]
 
 
-def _nothing() -> None: ...
+def _nothing(*_: object, **__: object) -> None: ...

@@ -151,6 +151,8 @@ class Zygote:
                 for child in self._children.values():
                     child.report.set_exception(ZygoteDied("it died while the code ran"))
                 self._changed.notify_all()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
 
     def _hear(self, message: bytes, fds: list[int]) -> None:
         kind, payload = message[:1], message[1:]
