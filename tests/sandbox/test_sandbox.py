@@ -5,12 +5,16 @@ import sys
 import time
 from collections.abc import Iterator
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from visual_arft.errors import UserError
 from visual_arft.images import Pixels
 from visual_arft.sandbox import Limits, Sandbox
+from visual_arft.sandbox.bitmap import bitmap
 
 INPUT = "path_to_input_image.jpg"
 CROP = f"""
@@ -57,6 +61,13 @@ def test_the_output_file_comes_back(sandbox: Sandbox, picture: Pixels):
 def test_cv2_and_pil_read_the_very_pixels(sandbox: Sandbox, picture: Pixels, reading: str):
     outcome = sandbox.run(f"{reading}\nshow(img)", {INPUT: picture})
     np.testing.assert_array_equal(outcome.images[0], picture)
+
+
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_a_bitmap_of_any_size_reads_back_as_it_was(height: int, width: int):
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    read = cv2.imdecode(np.frombuffer(bitmap(pixels), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(read[..., ::-1], pixels)
 
 
 def test_shown_images_come_in_order_and_the_output_file_last(sandbox: Sandbox):

@@ -22,7 +22,7 @@ import numpy as np
 class Files(Protocol):
     """Files by plain name."""
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | bytearray) -> None:
         """Makes a file, or replaces it."""
         ...
 
@@ -37,7 +37,7 @@ class ScratchFiles:
     def __init__(self, folder: str) -> None:
         self._folder = folder
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | bytearray) -> None:
         """Makes a file, or replaces it."""
         with open(f"{self._folder}/{name}", "wb") as file:  # noqa: PTH123
             file.write(data)
@@ -57,9 +57,9 @@ class MemoryFiles:
     def __init__(self) -> None:
         self._data: dict[str, bytes] = {}
 
-    def write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes | bytearray) -> None:
         """Makes a file, or replaces it."""
-        self._data[name] = data
+        self._data[name] = bytes(data)
 
     def version(self, name: str) -> object:
         """The identity of the present content; None where there is no file."""

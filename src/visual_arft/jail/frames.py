@@ -5,7 +5,7 @@ frame is a kind, a length and that many bytes, and a picture is its height, its 
 
     child -> trainer    STARTED, or FAILED: it is confined, or could not be
     then, for each step
-    trainer -> child    REQUEST (JSON: code, names), IMAGE for each name
+    trainer -> child    REQUEST (JSON: code, names), FILE (its bytes) for each name
     child -> trainer    STDOUT and IMAGE, any number   ERROR or MEMORY, at most one   DONE
 
 What the zygote says of its children goes another way; see `messages`.
@@ -27,7 +27,8 @@ OUTPUT_FILE = "path_to_output_image.jpg"
 """The file that code writes to give an image back."""
 
 STARTED, FAILED = b"S", b"F"
-REQUEST, STDOUT, IMAGE, ERROR, MEMORY, DONE = b"R", b"O", b"I", b"E", b"M", b"D"
+REQUEST, FILE = b"R", b"P"
+STDOUT, IMAGE, ERROR, MEMORY, DONE = b"O", b"I", b"E", b"M", b"D"
 
 MAX_STDOUT = 64 * 1024
 MAX_ERROR = 16 * 1024
@@ -54,7 +55,7 @@ class BadFrame(Exception):
     """The child sent what its side of the protocol never sends."""
 
 
-def frame(kind: bytes, payload: bytes = b"") -> bytes:
+def frame(kind: bytes, payload: bytes | bytearray = b"") -> bytes:
     """One frame as bytes."""
     return HEADER.pack(kind, len(payload)) + payload
 

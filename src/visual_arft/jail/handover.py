@@ -51,14 +51,6 @@ class Gallery:
             self.show(pixels)
 
 
-def lossless(pixels: Pixels) -> bytes:
-    """The bytes of a picture file: BMP, whatever its name will be.
-
-    OpenCV and Pillow look at the bytes and not at the name, and BMP costs no compression.
-    """
-    return cv2.imencode(".bmp", pixels[..., ::-1])[1].tobytes()
-
-
 @contextmanager
 def printing_to(channel: Channel) -> Generator[None]:
     """Stdout and stderr are frames on the channel, line by line, so that they survive a timeout."""

@@ -19,6 +19,7 @@ from visual_arft.jail import frames, scratch
 from visual_arft.jail.clock import lifetime_cpu_s
 from visual_arft.jail.messages import Report
 from visual_arft.sandbox.answer import Answer
+from visual_arft.sandbox.bitmap import bitmap
 from visual_arft.sandbox.outcome import Limits, Outcome, Status
 from visual_arft.sandbox.watch import Overran, Watch
 
@@ -127,8 +128,8 @@ class Child:
 
     def _ask(self, code: str, images: Mapping[str, Pixels], watch: Watch) -> None:
         request = {"code": code, "names": list(images)}
-        pictures = [part for pixels in images.values() for part in frames.image_frame(pixels)]
-        parts = (frames.frame(frames.REQUEST, json.dumps(request).encode()), *pictures)
+        parts = [frames.frame(frames.REQUEST, json.dumps(request).encode())]
+        parts += [frames.frame(frames.FILE, bitmap(pixels)) for pixels in images.values()]
         for part in parts:
             view = memoryview(part)
             while view:
