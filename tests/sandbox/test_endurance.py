@@ -37,7 +37,7 @@ def megabytes(pid: int) -> float:
 def belongings() -> dict[str, int]:
     """What could leak."""
     temporary = Path(tempfile.gettempdir()).glob("arft-sandbox-*/*")
-    fds = [len(os.listdir(f"/proc/{pid}/fd")) for pid in (ME, *zygotes(ME))]
+    fds = [len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in (ME, *zygotes(ME))]
     return {"fds": sum(fds), "processes": len(descendants(ME)), "files": len(list(temporary))}
 
 
