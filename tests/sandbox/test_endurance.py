@@ -36,15 +36,18 @@ def megabytes(pid: int) -> float:
 
 def belongings() -> dict[str, int]:
     """What could leak."""
-    temporary = Path(tempfile.gettempdir()).glob("arft-sandbox-*/*")
+    temporary = Path(tempfile.gettempdir()).rglob("*")
     fds = [len([*Path(f"/proc/{pid}/fd").iterdir()]) for pid in (ME, *zygotes(ME))]
     return {"fds": sum(fds), "processes": len(descendants(ME)), "files": len(list(temporary))}
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("path", [os.environ["PATH"], "/nowhere"])
-def test_ten_thousand_executions_leak_nothing(path: str, monkeypatch: pytest.MonkeyPatch):
+def test_ten_thousand_executions_leak_nothing(
+    path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setenv("PATH", path)
+    monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
     chance = random.Random(0)
     limits = Limits(cpu_s=0.5, wall_s=60, memory_mb=256)
     with Sandbox(limits=limits, workers=2) as sandbox:

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from processes import children, state_of
 
 from visual_arft.errors import SessionOver, ToolFailure
+from visual_arft.jail.clock import cpu_s
 from visual_arft.sandbox import Limits, Sandbox
 
 INPUT = "path_to_input_image.jpg"
@@ -95,8 +100,8 @@ def test_steps_that_cannot_be_replayed_are_a_failure_of_the_machinery(sandbox: S
         session.run(
             "import os, time\nassert time.time() < float(open('t').read()) if os.path.exists('t') else True"
         )
-        session.run(f"import time\nassert time.time() < {__import__('time').time() + 0.3}")
-        __import__("time").sleep(0.4)
+        session.run(f"import time\nassert time.time() < {time.time() + 0.3}")
+        time.sleep(0.4)
         with pytest.raises(ToolFailure, match="cannot be replayed: line 2"):
             session.restart(replay=True)
 
@@ -107,6 +112,28 @@ def test_a_step_that_was_answered_in_advance_is_not_believed(sandbox: Sandbox):
         session.run(forged)
         assert session.run("print(1)").status == "rejected"
         assert session.is_over
+
+
+def test_code_that_claims_to_have_ended_gets_no_time_between_steps(sandbox: Sandbox):
+    forged = "import os, struct\nos.write(3, struct.pack('!cI', b'D', 0))\nwhile True: pass"
+    with sandbox.session() as session:
+        assert session.run(forged).status == "ok"
+        [looping] = [pid for pid in children(os.getpid()) if state_of(pid) == "T"]
+        before = cpu_s(looping)
+        time.sleep(0.3)
+        assert cpu_s(looping) - before < 0.05
+        assert session.run("print(1)").status == "timeout"
+
+
+def test_closing_a_session_cuts_its_step_short(sandbox: Sandbox):
+    session = sandbox.session()
+    session.run("pass")
+    closer = threading.Timer(0.3, session.close)
+    closer.start()
+    with pytest.raises(ToolFailure):
+        session.run("import time; time.sleep(20)")
+    closer.join()
+    assert session.is_over
 
 
 def test_each_step_has_the_cpu_time_of_an_execution(sandbox: Sandbox):

@@ -23,7 +23,7 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-_START_S = 60.0
+_START_S = 120.0
 _GRACE_S = 10.0
 
 
@@ -94,7 +94,7 @@ class Zygote:
             self._process.kill()
             _, complaint = self._process.communicate()
         self._control.close()
-        for child in self._children.copy().values():
+        for child in self._ready:  # the others are their sessions' to end
             child.end()
         if self._root is not None and self._lock_fd is not None:
             with suppress(FileNotFoundError):

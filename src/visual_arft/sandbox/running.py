@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Future
@@ -26,7 +27,7 @@ from visual_arft.sandbox.watch import Overran, Watch
 if TYPE_CHECKING:
     from visual_arft.images import Pixels
 
-_GRACE_S = 10.0
+_GRACE_S = 30.0
 """For what only a machine in trouble takes long to do."""
 _EXIT_S = 2.0
 """For giving back memory at its end."""
@@ -41,7 +42,11 @@ class Unconfined(Exception):
 
 
 class Child:
-    """A confined process that waits for code. Not for several threads at once."""
+    """A confined process that waits for code.
+
+    It is stopped between steps, so that code which only claims to have ended gets no time. Not for
+    several threads at once, but for `kill`.
+    """
 
     def __init__(self, channel: socket.socket, pidfd: int) -> None:
         """Takes over both descriptors."""
@@ -50,7 +55,8 @@ class Child:
         self.pid = _pid_of(pidfd)
         self.is_over = False
         """It runs no further step."""
-        self._pidfd = pidfd
+        self._pidfd: int | None = pidfd
+        self._pidfd_lock = threading.Lock()
         self._channel = channel
         self._channel.setblocking(False)
         self._events = select.poll()
@@ -82,6 +88,8 @@ class Child:
             raise
         if status in ("timeout", "crashed", "rejected"):
             self.end()
+        else:
+            self._signal(signal.SIGSTOP)
         return Outcome(
             status=status,
             stdout=answer.stdout.decode("utf-8", "replace"),
@@ -93,20 +101,30 @@ class Child:
         )
 
     def end(self) -> None:
-        """Kills it, if it lives; its zygote cleans up behind it."""
-        if self.is_over:
-            return
+        """Kills it, if it lives, and lets go of it; its zygote cleans up behind it."""
         self.is_over = True
-        with suppress(ProcessLookupError):
-            signal.pidfd_send_signal(self._pidfd, signal.SIGKILL)
-        os.close(self._pidfd)
+        self.kill()
+        with self._pidfd_lock:
+            if self._pidfd is not None:
+                os.close(self._pidfd)
+            self._pidfd = None
         self._channel.close()
+
+    def kill(self) -> None:
+        """Kills it: whoever waits for it, in another thread, is told that it has ended."""
+        self._signal(signal.SIGKILL)
+
+    def _signal(self, number: signal.Signals) -> None:
+        with self._pidfd_lock, suppress(ProcessLookupError):
+            if self._pidfd is not None:
+                signal.pidfd_send_signal(self._pidfd, number)
 
     def _converse(
         self, code: str, images: Mapping[str, Pixels], answer: Answer, watch: Watch
     ) -> tuple[Status, str | None]:
         try:
             self._check_silence()
+            self._signal(signal.SIGCONT)
             self._ask(code, images, watch)
             while not answer.is_done:
                 answer.add(*self._receive(watch.patience_s))
@@ -171,7 +189,7 @@ class Child:
         if report.is_over_quota:
             most = f"{scratch.MOST_FILES} files or {scratch.MOST_MB} MB"
             return "rejected", f"left more than {most} in its folder"
-        if _signal(report) == signal.SIGKILL:
+        if _signal_of(report) == signal.SIGKILL:
             return _killed(report, limits)
         return "crashed", f"the code ended Python itself ({_ending(report)})"
 
@@ -206,11 +224,11 @@ def _pid_of(pidfd: int) -> int:
     return int(fields[0])
 
 
-def _signal(report: Report) -> int | None:
+def _signal_of(report: Report) -> int | None:
     return os.WTERMSIG(report.wait_status) if os.WIFSIGNALED(report.wait_status) else None
 
 
 def _ending(report: Report) -> str:
-    if number := _signal(report):
+    if number := _signal_of(report):
         return signal.Signals(number).name
     return f"exit status {os.waitstatus_to_exitcode(report.wait_status)}"

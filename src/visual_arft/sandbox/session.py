@@ -73,12 +73,13 @@ class Session:
             self._restart(replay=replay)
 
     def close(self) -> None:
-        """Ends its process."""
+        """Ends its process; a step that runs in another thread is cut short."""
         self.is_over = True
-        if self._child is not None:
-            self._child.end()
-            self._child = None
-            self._pool.top_up()
+        if self._lock.acquire(blocking=False):
+            self._drop()
+            self._lock.release()
+        elif child := self._child:
+            child.kill()
 
     def __enter__(self) -> Self:
         """The session itself; leaving the block closes it."""
@@ -99,7 +100,7 @@ class Session:
             raise ToolFailure(f"the machine is too busy to run code: {error}") from error
 
     def _restart(self, *, replay: bool) -> None:
-        self.close()
+        self._drop()
         self.is_over = False
         steps, self._done = (self._done if replay else []), []
         for code, images in steps:
@@ -116,7 +117,16 @@ class Session:
         except ZygoteDied as error:
             raise ToolFailure(f"the sandbox died: {error}") from error
         finally:
-            self.is_over = self._child.is_over
+            if self.is_over:  # closed meanwhile
+                self._drop()
+            else:
+                self.is_over = self._child.is_over
+
+    def _drop(self) -> None:
+        if self._child is not None:
+            self._child.end()
+            self._child = None
+            self._pool.top_up()
 
 
 def _check(images: Inputs) -> None:
