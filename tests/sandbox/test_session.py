@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from processes import children, state_of
+from processes import children, soon, state_of
 
 from visual_arft.errors import SessionOver, ToolFailure
 from visual_arft.jail.clock import cpu_s
@@ -114,11 +114,16 @@ def test_a_step_that_was_answered_in_advance_is_not_believed(sandbox: Sandbox):
         assert session.is_over
 
 
+def stopped() -> list[int]:
+    return [pid for pid in children(os.getpid()) if state_of(pid) == "T"]
+
+
 def test_code_that_claims_to_have_ended_gets_no_time_between_steps(sandbox: Sandbox):
     forged = "import os, struct\nos.write(3, struct.pack('!cI', b'D', 0))\nwhile True: pass"
     with sandbox.session() as session:
         assert session.run(forged).status == "ok"
-        [looping] = [pid for pid in children(os.getpid()) if state_of(pid) == "T"]
+        assert soon(lambda: stopped() != [])
+        [looping] = stopped()
         before = cpu_s(looping)
         time.sleep(0.3)
         assert cpu_s(looping) - before < 0.05

@@ -58,6 +58,8 @@ class Zygote:
     def take(self) -> Child:
         """A child that waits for code; raises `ZygoteDied` or `Unconfined`."""
         with self._changed:
+            if self._is_gone():
+                raise ZygoteDied("it is gone")
             while self._ready and self._ready[0].report.done():
                 self._ready.popleft().end()  # killed while it waited
             self._waiting += 1
@@ -125,6 +127,12 @@ class Zygote:
             raise Unconfined(self.stop() or "its Python does not start")
         self._control.settimeout(None)
         [self.landlock_abi] = NUMBER.unpack(message[1:])
+
+    def _is_gone(self) -> bool:
+        """Whether it has died, also where its children do not know yet."""
+        with suppress(BlockingIOError):
+            return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
 
     def _order(self) -> None:
         try:
