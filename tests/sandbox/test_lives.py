@@ -101,9 +101,11 @@ def test_only_the_executions_of_the_zygote_that_died_are_lost():
 def test_a_child_killed_from_outside_is_an_infrastructure_failure(sandbox: Sandbox):
     running = Running(lambda: sandbox.run(SLEEP))
     time.sleep(0.3)
-    for child in children(ME):
+    killed = children(ME)
+    for child in killed:
         os.kill(child, signal.SIGKILL)
     running.end()
+    assert soon(lambda: are_gone(killed))
     assert isinstance(running.error, ToolFailure)
     assert "killed from outside" in str(running.error)
     assert sandbox.run("print(1)").stdout == "1\n"

@@ -60,7 +60,7 @@ class Zygote:
         with self._changed:
             if self._is_gone():
                 raise ZygoteDied("it is gone")
-            while self._ready and self._ready[0].report.done():
+            while self._ready and self._ready[0].has_ended():
                 self._ready.popleft().end()  # killed while it waited
             self._waiting += 1
             try:

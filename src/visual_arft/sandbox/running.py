@@ -100,6 +100,15 @@ class Child:
             peak_mb=peak_mb or self._ended().peak_mb,
         )
 
+    def has_ended(self) -> bool:
+        """Whether the process is gone."""
+        ended = select.poll()
+        with self._pidfd_lock:
+            if self._pidfd is None:
+                return True
+            ended.register(self._pidfd, select.POLLIN)
+            return bool(ended.poll(0))
+
     def end(self) -> None:
         """Kills it, if it lives, and lets go of it; its zygote cleans up behind it."""
         self.is_over = True
