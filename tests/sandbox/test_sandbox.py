@@ -164,6 +164,14 @@ def test_ending_python_is_a_crash(sandbox: Sandbox, code: str, how: str):
     assert how in (outcome.error or "")
 
 
+def test_what_a_crash_has_used_is_known_from_the_zygote(sandbox: Sandbox):
+    burn = "import os, time\nwhile time.process_time() < 0.3: pass\nx = b'1' * 10 ** 8\n"
+    outcome = sandbox.run(burn + "os._exit(1)")
+    assert outcome.status == "crashed"
+    assert outcome.cpu_s > 0.25
+    assert outcome.peak_mb > 100
+
+
 def test_output_is_cut_at_its_bounds(sandbox: Sandbox):
     outcome = sandbox.run("for _ in range(99): print('x' * 999)")
     assert outcome.stdout == ("x" * 999 + "\n") * 65 + "x" * 536  # 65,536 in all

@@ -82,7 +82,8 @@ class Child:
         answer, watch = Answer(), Watch(self.pid, limits)
         try:
             status, error = self._converse(code, images, answer, watch)
-            cpu_s, wall_s, peak_mb = watch.cpu_s, watch.wall_s, watch.peak_mb
+            wall_s = watch.wall_s
+            cpu_s, peak_mb = self._used(watch)
         except BaseException:
             self.end()
             raise
@@ -97,7 +98,7 @@ class Child:
             images=tuple(answer.images),
             cpu_s=cpu_s,
             wall_s=wall_s,
-            peak_mb=peak_mb or self._ended().peak_mb,
+            peak_mb=peak_mb,
         )
 
     def has_ended(self) -> bool:
@@ -146,6 +147,13 @@ class Child:
         if answer.kind is None:
             return "ok", None
         return ("memory" if answer.kind == frames.MEMORY else "error"), answer.error
+
+    def _used(self, watch: Watch) -> tuple[float, float]:
+        """CPU seconds of the step and peak memory in MB, living or dead."""
+        if peak_mb := watch.peak_mb:
+            return watch.cpu_s, peak_mb
+        report = self._ended()
+        return report.cpu_s - watch.start_cpu_s, report.peak_mb
 
     def _check_silence(self) -> None:
         """Raises `BadFrame` where a step before has already answered for this one."""

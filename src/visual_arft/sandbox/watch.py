@@ -26,9 +26,10 @@ class Watch:
         self.limits = limits
         self._pid = pid
         self._start_s = time.monotonic()
-        self._start_cpu_s = self._last_cpu_s = 0.0
+        self.start_cpu_s = self._last_cpu_s = 0.0
+        """What the child had used before."""
         with suppress(OSError):
-            self._start_cpu_s = self._last_cpu_s = cpu_s(pid)
+            self.start_cpu_s = self._last_cpu_s = cpu_s(pid)
         self._start_waited_s = self._waited_s()
 
     @property
@@ -41,7 +42,7 @@ class Watch:
         """CPU seconds since the start; the last that was known, once the child is gone."""
         with suppress(OSError):
             self._last_cpu_s = cpu_s(self._pid)
-        return self._last_cpu_s - self._start_cpu_s
+        return self._last_cpu_s - self.start_cpu_s
 
     @property
     def peak_mb(self) -> float:
