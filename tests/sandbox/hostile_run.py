@@ -130,6 +130,7 @@ class Suite:
         self._has_files = sandbox.confinement.landlock_abi > 0
         self._has_namespaces = sandbox.confinement.without_bubblewrap is None
         sandbox.run("pass")
+        time.sleep(2)  # until the children that wait have all been forked
         self._processes = len(descendants(os.getpid()))
         self.cases = 0
 
