@@ -160,3 +160,45 @@ def test_no_more_episodes_are_under_way_than_asked_for():
 
     asyncio.run(play_freely(episodes("abcdef"), Counting(lambda _: ANSWER), {}, concurrency=2))
     assert most == 2
+
+
+class Counting:
+    """A tool that counts, for each episode, its calls; and how many hands it is in."""
+
+    open_now = 0
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        raise AssertionError("a call outside an episode")
+
+    def open(self) -> Counter:
+        return Counter(self)
+
+
+class Counter:
+    def __init__(self, tool: Counting) -> None:
+        self._tool = tool
+        self._calls = 0
+        tool.open_now += 1
+
+    async def run(self, call: ToolCall) -> ToolResult:
+        self._calls += 1
+        return ToolResult(text=str(self._calls))
+
+    def close(self) -> None:
+        self._tool.open_now -= 1
+        self._tool = Counting()  # so that a second time does nothing here
+
+
+def test_each_episode_opens_a_tool_with_state_for_itself_and_it_is_closed():
+    tool = Counting()
+    policy = ScriptedPolicy([SEARCH, SEARCH, SEARCH, SEARCH, ANSWER, ANSWER])
+    played = asyncio.run(play(episodes("ab"), policy, {"search": tool}))
+    assert [[turn.result.text for turn in each.turns[:2]] for each in played] == [["1", "2"]] * 2
+    assert tool.open_now == 0
+
+
+def test_a_tool_with_state_is_closed_when_the_rollout_breaks():
+    tool = Counting()
+    with pytest.raises(EpisodeError):
+        asyncio.run(play(episodes("a"), ScriptedPolicy([SEARCH]), {"other": tool}))
+    assert tool.open_now == 0

@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 
 from visual_arft.errors import UserError
 from visual_arft.model.settings import ModelConfig
+from visual_arft.sandbox.settings import SandboxConfig
 from visual_arft.training.settings import ColdStartConfig, Count, GrpoConfig
 from visual_arft.types import Record
 
@@ -85,6 +86,7 @@ class Recipe(Record):
     rubric: dict[str, Weight]
     """Weight of each reward. A heavy `format` teaches the shortest reply and tool use dies."""
     eval: EvalConfig = EvalConfig()
+    sandbox: SandboxConfig = SandboxConfig()
 
 
 def find_recipe(name: Path) -> Path:

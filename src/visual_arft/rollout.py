@@ -7,12 +7,13 @@ once; `play_freely` lets each episode run ahead, for a server that batches on it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
+from typing import cast
 
 from visual_arft.episode import Episode
 from visual_arft.errors import EpisodeError, TokenMismatch, ToolFailure
 from visual_arft.policies import Policy
-from visual_arft.tools import Tools
+from visual_arft.tools import OpenTool, StatefulTool, Tools
 from visual_arft.types import Prompt, ToolCall, Trajectory
 
 
@@ -33,10 +34,18 @@ async def rounds(
 
     A round is one call of the policy for all pending prompts, then all pending tool calls at once.
     """
-    while any(episode.pending is not None for episode in episodes):
-        await _reply(episodes, policy)
-        await _run_tools(episodes, tools)
-        yield episodes
+    opened = {id(episode): _open(tools) for episode in episodes}
+    try:
+        while any(episode.pending is not None for episode in episodes):
+            await _reply(episodes, policy)
+            await _run_tools(episodes, opened)
+            for episode in episodes:
+                if episode.pending is None:
+                    _close(opened[id(episode)], tools)
+            yield episodes
+    finally:
+        for own in opened.values():
+            _close(own, tools)
 
 
 async def play_freely(
@@ -68,9 +77,11 @@ async def _reply(episodes: Sequence[Episode], policy: Policy) -> None:
         episode.act(completion)
 
 
-async def _run_tools(episodes: Sequence[Episode], tools: Tools) -> None:
+async def _run_tools(episodes: Sequence[Episode], opened: Mapping[int, Tools]) -> None:
     waiting = [(each, each.pending) for each in episodes if isinstance(each.pending, ToolCall)]
-    await asyncio.gather(*(_run_tool(episode, call, tools) for episode, call in waiting))
+    await asyncio.gather(
+        *(_run_tool(episode, call, opened[id(episode)]) for episode, call in waiting)
+    )
 
 
 async def _run_tool(episode: Episode, call: ToolCall, tools: Tools) -> None:
@@ -86,3 +97,17 @@ async def _run_tool(episode: Episode, call: ToolCall, tools: Tools) -> None:
         episode.abort(str(failure))
     else:
         episode.observe(result)
+
+
+def _open(tools: Tools) -> Tools:
+    """The tools for one episode: its own, where they keep state."""
+    return {
+        name: tool.open() if isinstance(tool, StatefulTool) else tool
+        for name, tool in tools.items()
+    }
+
+
+def _close(own: Tools, tools: Tools) -> None:
+    for name, tool in own.items():
+        if tool is not tools[name]:
+            cast(OpenTool, tool).close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from visual_arft.types import ToolCall, ToolResult
 
@@ -17,6 +17,23 @@ class Tool(Protocol):
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Carry out one call."""
+        ...
+
+
+class OpenTool(Tool, Protocol):
+    """A tool in the hands of one episode, whose calls share what they leave behind."""
+
+    def close(self) -> None:
+        """Gives back what it holds; a second time does nothing."""
+        ...
+
+
+@runtime_checkable
+class StatefulTool(Tool, Protocol):
+    """A tool that each episode opens for itself; its `run` is a call outside any episode."""
+
+    def open(self) -> OpenTool:
+        """The tool for one episode."""
         ...
 
 

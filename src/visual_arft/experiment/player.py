@@ -47,9 +47,12 @@ class Player:
         if mode == "direct" or (mode == "agent" and self.is_direct):
             template = self.template if self.is_direct else None
             return direct_env(template, tiny=self.is_tiny)
-        context = "append" if mode == "agent-append" else self.context
         make = coding_env if self.env == "coding" else search_env
-        return make(context, self.template, tiny=self.is_tiny)
+        return make(self.context_in(mode), self.template, tiny=self.is_tiny)
+
+    def context_in(self, mode: Mode) -> Context:
+        """How its prompts follow from each other."""
+        return "append" if mode == "agent-append" else self.context
 
 
 def find_player(path: str, env: EnvName) -> Player:

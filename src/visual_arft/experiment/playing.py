@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -55,7 +56,8 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
         tools: Tools = {}
         if config.mode != "direct":
             mini = config.suite in MINI
-            tools = _tools(rules.env, store.images, sandbox, config.corpus, mini=mini)
+            make_python = partial(python_tools, sandbox, player.context_in(config.mode))
+            tools = _tools(rules.env, store.images, make_python, config.corpus, mini=mini)
         policy = _policy(config, player, store.images)
         write_run(out, config, sys.argv)
         played = asyncio.run(
@@ -83,7 +85,8 @@ def chat(
     task = Task(id=image.name, question=question, answers=(), images=(load(image, images),))
     player = find_player(model, env)
     with Sandbox() as sandbox:
-        tools = _tools(env, images, sandbox, corpus, mini=player.is_tiny)
+        make_python = partial(python_tools, sandbox, player.context)
+        tools = _tools(env, images, make_python, corpus, mini=player.is_tiny)
         policy = _sampler(player, Sampling(temperature=0), images)
         episode = Episode(task, player.rules("agent"), max_turns=player.max_turns)
         asyncio.run(_watch(episode, policy, tools, tell))
@@ -112,13 +115,18 @@ def _tasks(config: BenchConfig, images: Images, limit: int | None) -> Sequence[T
 
 
 def _tools(
-    env: EnvName, images: Images, sandbox: Sandbox, corpus: Path | None, *, mini: bool
+    env: EnvName,
+    images: Images,
+    make_python: Callable[[Images], Tools],
+    corpus: Path | None,
+    *,
+    mini: bool,
 ) -> Tools:
     """What the actions of a game can ask for; `mini` searches mini-MAT's corpus if no other."""
     if env == "coding":
         if corpus is not None:
             raise UserError(f"--corpus {corpus}: the coding agent does not search; leave it out")
-        return python_tools(sandbox, images)
+        return make_python(images)
     if corpus is not None:
         return search_tools(corpus)
     if mini:

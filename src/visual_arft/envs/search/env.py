@@ -87,9 +87,9 @@ def _informations(task: Task, turns: Sequence[Turn]) -> list[str]:
 def _information(task: Task, number: int, turn: Turn) -> str:
     """What a search brought, as the policy reads it.
 
-    Text from outside is data: the grammar's own tags in it are defused here. That a tokenizer's
-    control tokens (`<|im_end|>`, `<|image_pad|>`) stay plain text is seen to where text becomes
-    tokens, since only there it is known which strings they are.
+    Text from outside is data: the grammar's own tags in it, and the control tokens of common
+    models, are defused here. That any other string which a tokenizer takes for a control token
+    stays plain text is seen to where text becomes tokens, since only there it is known.
     """
     if turn.result is None:
         raise UserError(
