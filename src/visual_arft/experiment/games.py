@@ -185,7 +185,9 @@ def _search_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:
             f"data.source = {recipe.data.source!r} is played with search, and data.corpus is not "
             'set; give a JSONL of passages, {"id", "contents"} a line'
         )
-    tool: Tools = search_tools(corpus) if corpus else {}
+    tool: Tools = {}
+    if corpus is not None:
+        tool = search_tools(corpus, recipe.data.recording, recipe.data.recording_mode)
     return Game(
         env=search_env(recipe.context, template_of(recipe)),
         tools=lambda images: tool,

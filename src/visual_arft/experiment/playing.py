@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from pydantic import TypeAdapter, ValidationError
@@ -55,7 +56,10 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
         tools: Tools = {}
         if config.mode != "direct":
             mini = config.suite in MINI
-            tools = _tools(rules.env, store.images, sandbox, config.corpus, mini=mini)
+            recorded = partial(search_tools, recording=config.recording, mode=config.recording_mode)
+            tools = _tools(
+                rules.env, store.images, sandbox, config.corpus, mini=mini, search=recorded
+            )
         policy = _policy(config, player, store.images)
         write_run(out, config, sys.argv)
         played = asyncio.run(
@@ -76,7 +80,7 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
 
 
 def chat(
-    image: Path, question: str, *, model: str, env: EnvName, corpus: Path | None, tell: Tell
+    image: Path, question: str, *, model: str, env: EnvName, corpus: str | None, tell: Tell
 ) -> Trajectory:
     """One episode about an image."""
     images = MemoryImages()
@@ -112,7 +116,13 @@ def _tasks(config: BenchConfig, images: Images, limit: int | None) -> Sequence[T
 
 
 def _tools(
-    env: EnvName, images: Images, sandbox: Sandbox, corpus: Path | None, *, mini: bool
+    env: EnvName,
+    images: Images,
+    sandbox: Sandbox,
+    corpus: str | None,
+    *,
+    mini: bool,
+    search: Callable[[str], Tools] = search_tools,
 ) -> Tools:
     """What the actions of a game can ask for; `mini` searches mini-MAT's corpus if no other."""
     if env == "coding":
@@ -120,7 +130,7 @@ def _tools(
             raise UserError(f"--corpus {corpus}: the coding agent does not search; leave it out")
         return python_tools(sandbox, images)
     if corpus is not None:
-        return search_tools(corpus)
+        return search(corpus)
     if mini:
         return {SEARCH: MiniMatSearch(TEST, 0, images).tool()}
     raise UserError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 from visual_arft.config import Context, Recipe
@@ -10,10 +11,11 @@ from visual_arft.envs.coding.env import PYTHON, CodingEnv, Wording
 from visual_arft.envs.coding.tool import PythonTool
 from visual_arft.envs.direct import DEFAULT_TEMPLATE as DIRECT_TEMPLATE
 from visual_arft.envs.direct import DirectEnv
-from visual_arft.envs.search.data import load_corpus
-from visual_arft.envs.search.engines import Bm25Searcher
+from visual_arft.envs.search.engines import engine_name, open_engine
 from visual_arft.envs.search.env import DEFAULT_TEMPLATE as SEARCH_TEMPLATE
 from visual_arft.envs.search.env import SEARCH, SearchEnv
+from visual_arft.envs.search.recording import Desk, Mode, RecordedSearcher, Recording
+from visual_arft.envs.search.results import Searcher
 from visual_arft.envs.search.tool import SearchTool
 from visual_arft.errors import UserError
 from visual_arft.images import Images
@@ -66,6 +68,16 @@ def python_tools(sandbox: Sandbox, images: Images) -> Tools:
     return {PYTHON: PythonTool(sandbox, images)}
 
 
-def search_tools(corpus: Path) -> Tools:
-    """The search agent's tools, over a file of passages."""
-    return {SEARCH: SearchTool(Bm25Searcher(load_corpus(corpus)))}
+def search_tools(
+    engine: str, recording: Path | None = None, mode: Mode = "replay-or-live"
+) -> Tools:
+    """The search agent's tools, over an engine."""
+    return {SEARCH: SearchTool(searcher(engine, recording, mode))}
+
+
+def searcher(engine: str, recording: Path | None, mode: Mode) -> Searcher:
+    """The engine that a word stands for, its answers recorded if that is wanted."""
+    if recording is None or mode == "live":
+        return open_engine(engine)
+    desk = Desk(Recording(recording, read_only=mode == "replay"), mode)
+    return RecordedSearcher(engine_name(engine), desk, partial(open_engine, engine))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from visual_arft.envs.search.engines import Result, Searcher
+from visual_arft.envs.search.results import Result, Searcher
 from visual_arft.errors import ToolFailure
 from visual_arft.types import ToolCall, ToolResult
 
