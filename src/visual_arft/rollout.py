@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 
 from visual_arft.episode import Episode
 from visual_arft.errors import EpisodeError, TokenMismatch, ToolFailure
 from visual_arft.policies import Policy
-from visual_arft.tools import Tools
+from visual_arft.tools import SessionTool, Tool, Tools
 from visual_arft.types import Prompt, ToolCall, Trajectory
 
 
@@ -33,10 +34,43 @@ async def rounds(
 
     A round is one call of the policy for all pending prompts, then all pending tool calls at once.
     """
-    while any(episode.pending is not None for episode in episodes):
-        await _reply(episodes, policy)
-        await _run_tools(episodes, tools)
-        yield episodes
+    hands = [_Hands(tools) for _ in episodes]
+    try:
+        while any(episode.pending is not None for episode in episodes):
+            await _reply(episodes, policy)
+            await _run_tools(episodes, hands)
+            yield episodes
+    finally:
+        for each in hands:
+            await each.close()
+
+
+class _Hands:
+    """The tools of one episode: those that keep something between calls are its own."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._shared = tools
+        self._own: dict[str, Tool] = {}
+        self._sessions = AsyncExitStack()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shared
+
+    @property
+    def names(self) -> str:
+        return ", ".join(sorted(self._shared)) or "none"
+
+    async def tool(self, name: str) -> Tool:
+        """The tool of a name; a session opens with its first call."""
+        tool = self._own.get(name) or self._shared[name]
+        if name not in self._own and isinstance(tool, SessionTool):
+            tool = self._own[name] = await self._sessions.enter_async_context(tool.session())
+        return tool
+
+    async def close(self) -> None:
+        """Ends the sessions."""
+        self._own.clear()
+        await self._sessions.aclose()
 
 
 async def play_freely(
@@ -68,20 +102,26 @@ async def _reply(episodes: Sequence[Episode], policy: Policy) -> None:
         episode.act(completion)
 
 
-async def _run_tools(episodes: Sequence[Episode], tools: Tools) -> None:
-    waiting = [(each, each.pending) for each in episodes if isinstance(each.pending, ToolCall)]
-    await asyncio.gather(*(_run_tool(episode, call, tools) for episode, call in waiting))
+async def _run_tools(episodes: Sequence[Episode], hands: Sequence[_Hands]) -> None:
+    both = list(zip(episodes, hands, strict=True))
+    waiting = [
+        (each, each.pending, own) for each, own in both if isinstance(each.pending, ToolCall)
+    ]
+    await asyncio.gather(*(_run_tool(*each) for each in waiting))
+    for episode, own in both:
+        if episode.pending is None:
+            await own.close()
 
 
-async def _run_tool(episode: Episode, call: ToolCall, tools: Tools) -> None:
+async def _run_tool(episode: Episode, call: ToolCall, tools: _Hands) -> None:
     if call.tool not in tools:
-        known = ", ".join(sorted(tools)) or "none"
         raise EpisodeError(
             f"task {episode.task.id!r} asks for the tool {call.tool!r} and the rollout has "
-            f"{known}; pass the tool in `tools`"
+            f"{tools.names}; pass the tool in `tools`"
         )
     try:
-        result = await tools[call.tool].run(call)
+        tool = await tools.tool(call.tool)
+        result = await tool.run(call)
     except ToolFailure as failure:
         episode.abort(str(failure))
     else:

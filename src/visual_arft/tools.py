@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from contextlib import AbstractAsyncContextManager
+from typing import Protocol, runtime_checkable
 
 from visual_arft.types import ToolCall, ToolResult
 
@@ -17,6 +18,15 @@ class Tool(Protocol):
 
     async def run(self, call: ToolCall) -> ToolResult:
         """Carry out one call."""
+        ...
+
+
+@runtime_checkable
+class SessionTool(Tool, Protocol):
+    """A tool that keeps something between the calls of an episode, such as an open page."""
+
+    def session(self) -> AbstractAsyncContextManager[Tool]:
+        """What one episode uses, from its first call to its end."""
         ...
 
 

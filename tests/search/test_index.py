@@ -8,7 +8,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -201,20 +200,17 @@ def test_cutting_loses_only_blanks_and_keeps_to_the_length(text: str, most: int)
     assert all(1 <= len(piece) <= most for piece in pieces)
 
 
-@pytest.fixture
-def many(tmp_path: Path) -> Iterator[Path]:
+def test_many_processes_read_one_index_at_once(tmp_path: Path):
     build([write(tmp_path / "c.jsonl")], tmp_path / "i")
-    yield tmp_path / "i"
-
-
-def test_many_processes_read_one_index_at_once(many: Path):
     script = (
         "import sys, pathlib; from visual_arft.envs.search.index import IndexSearcher;"
         "s = IndexSearcher(pathlib.Path(sys.argv[1]));"
         "print(s.passages('iron tower', 1)[0][1].id)"
     )
     readers = [
-        subprocess.Popen([sys.executable, "-c", script, str(many)], stdout=subprocess.PIPE)
+        subprocess.Popen(
+            [sys.executable, "-c", script, str(tmp_path / "i")], stdout=subprocess.PIPE
+        )
         for _ in range(3)
     ]
     assert [reader.communicate()[0] for reader in readers] == [b"eiffel\n"] * 3
