@@ -79,8 +79,15 @@ async def _follow(url: str, guard: Guard, limits: FetchLimits) -> Fetched:
             headers = _headers(got)
             if got.status not in _REDIRECTS or not headers.get("location"):
                 return await _read(target, got, headers, limits)
-        url = urljoin(target.url, headers["location"].strip())
+        url = _next(target, headers["location"].strip())
     raise Blocked(f"{_short(url)} is the end of more than {limits.redirects} redirects")
+
+
+def _next(target: Target, location: str) -> str:
+    try:
+        return urljoin(target.url, location)
+    except ValueError:
+        raise Blocked(f"{_short(target.url)} redirects to {location[:80]!r}") from None
 
 
 async def _read(
