@@ -22,6 +22,8 @@ _FEW_CHARACTERS = 200
 _MOST_BYTES_OF_MEMORY = 2 * 2**30
 _PDF_PAGES = 200
 
+# A policy reads Markdown as it stands: what is escaped for a renderer would be a wrong answer.
+_ESCAPED = re.compile(r"\\([!-/:-@\[-`{-~])")
 _LINK = re.compile(r"(!?)\[([^\]\n]*)\]\(\s*<?([^)\s>]*)>?(?:\s+\"[^\"\n]*\")?\)")
 
 
@@ -57,12 +59,13 @@ def extract_html(body: bytes, url: str, charset: str = "") -> Page:
     text = trafilatura.extract(
         html, url=url or None, output_format="markdown", include_links=True, include_tables=True
     )
+    text = _ESCAPED.sub(r"\1", text or "")
     for main in (True, False):
-        if text and len(text) >= _FEW_CHARACTERS:
+        if len(text) >= _FEW_CHARACTERS:
             break
         all_of_it = extract_plain_text(tree, main_content=main, links=False)
-        text = max(text or "", all_of_it, key=lambda each: len(each.split()))
-    return Page(title=(tree.title or "").strip(), text=whole_links(text or "", url).strip())
+        text = max(text, all_of_it, key=lambda each: len(each.split()))
+    return Page(title=(tree.title or "").strip(), text=whole_links(text, url).strip())
 
 
 def extract_pdf(body: bytes) -> Page:
