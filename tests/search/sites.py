@@ -88,9 +88,7 @@ def site(pages: dict[str, Answer | bytes]) -> Iterator[str]:
             server.shutdown()
 
 
-def send(
-    to: BaseHTTPRequestHandler, body: bytes, kind: str = "text/html", **headers: str
-) -> None:
+def send(to: BaseHTTPRequestHandler, body: bytes, kind: str = "text/html", **headers: str) -> None:
     to.send_response(200)
     to.send_header("Content-Type", kind)
     to.send_header("Content-Length", str(len(body)))

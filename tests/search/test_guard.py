@@ -7,47 +7,147 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from search.sites import Forbidden, forbidden, host_of, redirect, site
 
+from search.sites import Forbidden, forbidden, host_of, redirect, site
 from visual_arft.envs.search.egress import Blocked, Guard
 from visual_arft.envs.search.egress.addresses import is_public
 from visual_arft.envs.search.egress.denied import DATASET_HOSTS, denying
 from visual_arft.envs.search.egress.fetch import fetch
 from visual_arft.envs.search.egress.proxy import filtering_proxy
 
-NOT_PUBLIC = """
-0.0.0.0 0.1.2.3 10.0.0.1 100.64.0.1 100.100.100.200 127.0.0.1 127.255.255.254 169.254.169.254
-169.254.170.2 172.16.0.1 172.31.255.255 192.0.0.8 192.0.0.192 192.0.2.1 192.31.196.1 192.52.193.1
-192.88.99.1 192.168.1.1 192.175.48.1 198.18.0.1 198.51.100.1 203.0.113.1 224.0.0.1 239.255.255.250
-240.0.0.1 255.255.255.255 168.63.129.16
-:: ::1 ::127.0.0.1 ::ffff:127.0.0.1 ::ffff:10.0.0.1 ::ffff:0:127.0.0.1 64:ff9b::7f00:1
-64:ff9b:1::7f00:1 100::1 2001::1 2001:0:7f00:1:: 2001:10::1 2001:20::1 2001:db8::1 2002:7f00:1::
-2620:4f:8000::1 3fff::1 4000::1 5f00::1 fc00::1 fd00:ec2::254 fe80::1 fe80::1%lo fec0::1 ff02::1
-2a00:1450::5efe:7f00:1 2a00:1450::200:5efe:a00:1
-""".split()
+NOT_PUBLIC = [
+    "0.0.0.0",
+    "0.1.2.3",
+    "10.0.0.1",
+    "100.64.0.1",
+    "100.100.100.200",
+    "127.0.0.1",
+    "127.255.255.254",
+    "169.254.169.254",
+    "169.254.170.2",
+    "172.16.0.1",
+    "172.31.255.255",
+    "192.0.0.8",
+    "192.0.0.192",
+    "192.0.2.1",
+    "192.31.196.1",
+    "192.52.193.1",
+    "192.88.99.1",
+    "192.168.1.1",
+    "192.175.48.1",
+    "198.18.0.1",
+    "198.51.100.1",
+    "203.0.113.1",
+    "224.0.0.1",
+    "239.255.255.250",
+    "240.0.0.1",
+    "255.255.255.255",
+    "168.63.129.16",
+    "::",
+    "::1",
+    "::127.0.0.1",
+    "::ffff:127.0.0.1",
+    "::ffff:10.0.0.1",
+    "::ffff:0:127.0.0.1",
+    "64:ff9b::7f00:1",
+    "64:ff9b:1::7f00:1",
+    "100::1",
+    "2001::1",
+    "2001:0:7f00:1::",
+    "2001:10::1",
+    "2001:20::1",
+    "2001:db8::1",
+    "2002:7f00:1::",
+    "2620:4f:8000::1",
+    "3fff::1",
+    "4000::1",
+    "5f00::1",
+    "fc00::1",
+    "fd00:ec2::254",
+    "fe80::1",
+    "fe80::1%lo",
+    "fec0::1",
+    "ff02::1",
+    "2a00:1450::5efe:7f00:1",
+    "2a00:1450::200:5efe:a00:1",
+]
 PUBLIC = "1.1.1.1 8.8.8.8 93.184.216.34 2606:4700:4700::1111 2a00:1450:4001::200e ::ffff:8.8.8.8"
 
 # Every way of writing a way to loopback; the port is that of a listener that must not be reached.
-WAYS = """
-http://127.0.0.1:{port}/ http://127.1:{port}/ http://127.0.1:{port}/ http://2130706433:{port}/
-http://0x7f000001:{port}/ http://0x7f.1:{port}/ http://0177.0.0.1:{port}/ http://017700000001:{port}/
-http://localhost:{port}/ http://LOCALHOST:{port}/ http://localhost.:{port}/ http://[::1]:{port}/
-http://[::]:{port}/ http://0:{port}/ http://0.0.0.0:{port}/ http://[::ffff:127.0.0.1]:{port}/
-http://[::ffff:7f00:1]:{port}/ http://[0:0:0:0:0:0:0:1]:{port}/ http://127.0.0.1.:{port}/
-http://user@127.0.0.1:{port}/ http://user:word@127.0.0.1:{port}/ http://example.com@127.0.0.1:{port}/
-http://127.0.0.1:{port}#@example.com/ http://127。0。0。1:{port}/ http://１２７.0.0.1:{port}/
-http://ⓛocalhost:{port}/ http://127.0.0.1%2e:{port}/ http://%31%32%37.0.0.1:{port}/
-http://①②⑦.⓪.⓪.①:{port}/ http://[fe80::1%25lo]:{port}/ https://127.0.0.1:{port}/
-http:\\\\127.0.0.1:{port}/ http:/127.0.0.1:{port}/ http:127.0.0.1:{port}/ //127.0.0.1:{port}/
-http://127.0.0.1:{port}\\@example.com/ http://example.com\\@127.0.0.1:{port}/
-http://127.0.0.1:0{port}/ http://127.0.0.1 http://2130706433/ http://[::1]/ http://0x7f.1/
-http://169.254.169.254/latest/ http://[fd00:ec2::254]/ http://100.100.100.200/ http://168.63.129.16/
-http://[64:ff9b::7f00:1]/ http://[2002:7f00:1::]/ http://[2001:0:7f00:1::]/ https://localhost/
-file:///etc/passwd file://localhost/etc/passwd FILE:///etc/passwd ftp://127.0.0.1/ gopher://127.0.0.1/
-data:text/html,x javascript:alert(1) chrome://version about:blank view-source:http://127.0.0.1/
-unix:/var/run/docker.sock dict://127.0.0.1:11211/ ws+unix:///x jar:http://127.0.0.1!/ blob:null/x
-http:// http://? http://127.0.0.1:99999/ http://127.0.0.1:x/ http://[::1 http://a b/
-""".split()
+WAYS = [
+    "http://127.0.0.1:{port}/",
+    "http://127.1:{port}/",
+    "http://127.0.1:{port}/",
+    "http://2130706433:{port}/",
+    "http://0x7f000001:{port}/",
+    "http://0x7f.1:{port}/",
+    "http://0177.0.0.1:{port}/",
+    "http://017700000001:{port}/",
+    "http://localhost:{port}/",
+    "http://LOCALHOST:{port}/",
+    "http://localhost.:{port}/",
+    "http://[::1]:{port}/",
+    "http://[::]:{port}/",
+    "http://0:{port}/",
+    "http://0.0.0.0:{port}/",
+    "http://[::ffff:127.0.0.1]:{port}/",
+    "http://[::ffff:7f00:1]:{port}/",
+    "http://[0:0:0:0:0:0:0:1]:{port}/",
+    "http://127.0.0.1.:{port}/",
+    "http://user@127.0.0.1:{port}/",
+    "http://user:word@127.0.0.1:{port}/",
+    "http://example.com@127.0.0.1:{port}/",
+    "http://127.0.0.1:{port}#@example.com/",
+    "http://127。0。0。1:{port}/",
+    "http://１２７.0.0.1:{port}/",
+    "http://ⓛocalhost:{port}/",
+    "http://127.0.0.1%2e:{port}/",
+    "http://%31%32%37.0.0.1:{port}/",
+    "http://①②⑦.⓪.⓪.①:{port}/",
+    "http://[fe80::1%25lo]:{port}/",
+    "https://127.0.0.1:{port}/",
+    "http:\\\\127.0.0.1:{port}/",
+    "http:/127.0.0.1:{port}/",
+    "http:127.0.0.1:{port}/",
+    "//127.0.0.1:{port}/",
+    "http://127.0.0.1:{port}\\@example.com/",
+    "http://example.com\\@127.0.0.1:{port}/",
+    "http://127.0.0.1:0{port}/",
+    "http://127.0.0.1",
+    "http://2130706433/",
+    "http://[::1]/",
+    "http://0x7f.1/",
+    "http://169.254.169.254/latest/",
+    "http://[fd00:ec2::254]/",
+    "http://100.100.100.200/",
+    "http://168.63.129.16/",
+    "http://[64:ff9b::7f00:1]/",
+    "http://[2002:7f00:1::]/",
+    "http://[2001:0:7f00:1::]/",
+    "https://localhost/",
+    "file:///etc/passwd",
+    "file://localhost/etc/passwd",
+    "FILE:///etc/passwd",
+    "ftp://127.0.0.1/",
+    "gopher://127.0.0.1/",
+    "data:text/html,x",
+    "javascript:alert(1)",
+    "chrome://version",
+    "about:blank",
+    "view-source:http://127.0.0.1/",
+    "unix:/var/run/docker.sock",
+    "dict://127.0.0.1:11211/",
+    "ws+unix:///x",
+    "jar:http://127.0.0.1!/",
+    "blob:null/x",
+    "http://",
+    "http://?",
+    "http://127.0.0.1:99999/",
+    "http://127.0.0.1:x/",
+    "http://[::1",
+    "http://a",
+    "b/",
+]
 
 
 @pytest.fixture

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from search.nasty import ARTICLE, PAGES, html
 from search.sites import forbidden, host_of, site
-
 from visual_arft.envs.search.browse import seen
 from visual_arft.envs.search.egress import Guard
 from visual_arft.envs.search.egress.fetch import Fetched, FetchLimits
@@ -268,5 +268,3 @@ def test_a_refused_page_is_a_sentence_and_no_connection():
         assert result.error is not None
         assert "its port is" in result.error
         assert listener.hits == []
-
-

@@ -25,6 +25,8 @@ async def filtering_proxy(guard: Guard) -> AsyncGenerator[int]:
         under_way.add(task)
         try:
             await _serve(guard, reader, writer)
+        except asyncio.CancelledError:
+            pass  # the proxy ends; asyncio would report the task as failed
         finally:
             under_way.discard(task)
 
