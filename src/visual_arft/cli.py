@@ -10,6 +10,7 @@ import click
 from rich.console import Console
 
 from visual_arft.bench.settings import BenchConfig, Engine, Mode
+from visual_arft.envs.search.actions import SearchAction
 from visual_arft.envs.search.recording.mode import Mode as RecordingMode
 from visual_arft.errors import UserError
 from visual_arft.exits import Commands, records_in
@@ -116,6 +117,13 @@ def train(
 @CORPUS
 @RECORDING
 @RECORDING_MODE
+@click.option(
+    "--action",
+    "actions",
+    type=click.Choice(get_args(SearchAction)),
+    multiple=True,
+    help="What a search agent may do; once for each. `read` and `look` open pages of the web.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Play the first N tasks only.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
 @click.option("--out", type=FOLDER, help="The run's folder; runs/SUITE-MODEL-MODE when not given.")
@@ -130,6 +138,7 @@ def bench(
     corpus: str | None,
     recording: Path | None,
     recording_mode: RecordingMode,
+    actions: tuple[SearchAction, ...],
     limit: int | None,
     temperature: float,
     out: Path | None,
@@ -160,6 +169,7 @@ def bench(
         corpus=corpus,
         recording=recording,
         recording_mode=recording_mode,
+        actions=actions or None,
         temperature=temperature,
         seed=seed,
     )

@@ -261,9 +261,11 @@ def test_each_redirect_is_checked_again(listener: Forbidden, to: str):
 
 
 def test_redirects_end(listener: Forbidden):
-    with site({"/": redirect("/")}) as address:
-        with pytest.raises(Blocked, match="the end of more than 5 redirects"):
-            asyncio.run(fetch(f"{address}/", Guard(allowed=[host_of(address)])))
+    with (
+        site({"/": redirect("/")}) as address,
+        pytest.raises(Blocked, match="the end of more than 5 redirects"),
+    ):
+        asyncio.run(fetch(f"{address}/", Guard(allowed=[host_of(address)])))
 
 
 def test_a_proxy_in_the_environment_is_not_used(

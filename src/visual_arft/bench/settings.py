@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from visual_arft.envs.search.actions import SearchAction
 from visual_arft.envs.search.recording.mode import Mode as RecordingMode
 from visual_arft.errors import UserError
 from visual_arft.types import Record
@@ -35,6 +36,8 @@ class BenchConfig(Record):
     """The file that the search's answers go into, or come from."""
     recording_mode: RecordingMode = "replay-or-live"
     """What is done with the recording."""
+    actions: tuple[SearchAction, ...] | None = None
+    """What a search agent may do; None for what it was trained to, or else to search."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Of sampling; 0 is greedy."""
     seed: int = 0

@@ -15,7 +15,7 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from visual_arft.envs.search import index
 from visual_arft.envs.search.recording import Mode, Recording
 from visual_arft.envs.search.results import Result
-from visual_arft.experiment.rules import searcher
+from visual_arft.experiment.rules import open_desk, searcher
 
 
 def build(sources: Sequence[Path], folder: Path) -> index.Manifest:
@@ -39,7 +39,7 @@ def ask(
     engine: str, query: str, limit: int, recording: Path | None, mode: Mode
 ) -> Sequence[Result]:
     """One query to an engine."""
-    return asyncio.run(searcher(engine, recording, mode).search(query, limit))
+    return asyncio.run(searcher(engine, open_desk(recording, mode)).search(query, limit))
 
 
 def stats_of(path: Path) -> dict[str, Any]:

@@ -8,6 +8,7 @@ from typing import Literal
 
 from visual_arft.bench.settings import Mode
 from visual_arft.config import Context, Recipe, load_recipe
+from visual_arft.envs.search.actions import SEARCH, SearchAction
 from visual_arft.episode import Env
 from visual_arft.errors import UserError
 from visual_arft.experiment.rules import (
@@ -36,6 +37,8 @@ class Player:
     """Whether it was trained to answer at once."""
     is_tiny: bool = False
     """Whether it knows the wording of the tiny model."""
+    actions: tuple[SearchAction, ...] = (SEARCH,)
+    """What a search agent may do beside answering."""
     run: Path | None = None
     """The run it was trained in."""
     max_turns: int = 5
@@ -48,8 +51,9 @@ class Player:
             template = self.template if self.is_direct else None
             return direct_env(template, tiny=self.is_tiny)
         context = "append" if mode == "agent-append" else self.context
-        make = coding_env if self.env == "coding" else search_env
-        return make(context, self.template, tiny=self.is_tiny)
+        if self.env == "coding":
+            return coding_env(context, self.template, tiny=self.is_tiny)
+        return search_env(context, self.template, tiny=self.is_tiny, actions=self.actions)
 
 
 def find_player(path: str, env: EnvName) -> Player:
@@ -87,6 +91,7 @@ def _trained(run: Path, folder: Path, env: EnvName) -> Player:
         context=recipe.context,
         template=_template(recipe, env),
         is_direct=recipe.direct,
+        actions=recipe.data.actions,
         is_tiny=is_tiny(recipe),
         run=run,
         max_turns=recipe.grpo.max_turns,

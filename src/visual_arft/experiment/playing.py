@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from visual_arft.bench.settings import BenchConfig
 from visual_arft.bench.suites import suite
 from visual_arft.envs.coding.data import load_mat_coding
 from visual_arft.envs.search.data import load_mat_search, load_multihop
+from visual_arft.envs.search.engines import ENGINES
 from visual_arft.envs.search.env import SEARCH
 from visual_arft.episode import Episode
 from visual_arft.errors import UserError
@@ -48,6 +50,8 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
     """Plays a benchmark into a folder and scores it; what is recorded there is not played again."""
     talk, store, rules = Talk(), Store(out), suite(config.suite)
     player = find_player(config.model, rules.env)
+    if config.actions is not None:
+        player = replace(player, actions=config.actions)
     if player.run is not None and config.mode == "agent":
         how = "at once" if player.is_direct else f"in the {player.context} context"
         talk.line(f"{config.model} plays as it was trained to: {how}")
@@ -56,9 +60,14 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
         tools: Tools = {}
         if config.mode != "direct":
             mini = config.suite in MINI
-            recorded = partial(search_tools, recording=config.recording, mode=config.recording_mode)
+            search = partial(
+                search_tools,
+                recording=config.recording,
+                mode=config.recording_mode,
+                actions=player.actions,
+            )
             tools = _tools(
-                rules.env, store.images, sandbox, config.corpus, mini=mini, search=recorded
+                rules.env, store.images, sandbox, config.corpus, mini=mini, search=search
             )
         policy = _policy(config, player, store.images)
         write_run(out, config, sys.argv)
@@ -122,7 +131,7 @@ def _tools(
     corpus: str | None,
     *,
     mini: bool,
-    search: Callable[[str], Tools] = search_tools,
+    search: Callable[[str], Callable[[Images], Tools]] = search_tools,
 ) -> Tools:
     """What the actions of a game can ask for; `mini` searches mini-MAT's corpus if no other."""
     if env == "coding":
@@ -130,13 +139,10 @@ def _tools(
             raise UserError(f"--corpus {corpus}: the coding agent does not search; leave it out")
         return python_tools(sandbox, images)
     if corpus is not None:
-        return search(corpus)
+        return search(corpus)(images)
     if mini:
         return {SEARCH: MiniMatSearch(TEST, 0, images).tool()}
-    raise UserError(
-        "the agent searches a corpus, and --corpus is not given; give a JSONL of passages, "
-        '{"id", "contents"} a line'
-    )
+    raise UserError(f"the agent searches, and --corpus is not given; give {ENGINES}")
 
 
 def _policy(config: BenchConfig, player: Player, images: Images) -> Policy:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+SearchAction = Literal["search", "read", "look"]
+"""What a policy may be allowed to do beside answering."""
+
 SEARCH = "search"
 """Asks the engine."""
 READ = "read"

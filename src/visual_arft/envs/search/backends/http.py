@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -80,6 +81,7 @@ class HttpSearcher:
         self.name = " ".join([*said, *(f"{k}={v}" for k, v in self._options.items())])
         # Threads, not a loop's own connections: each `asyncio.run` is another loop.
         self._client = httpx2.Client(timeout=timeout_s, follow_redirects=False)
+        weakref.finalize(self, self._client.close)
         self._threads = ThreadPoolExecutor(_CONNECTIONS, thread_name_prefix=provider.name)
 
     async def search(self, query: str, limit: int) -> list[Result]:

@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 import threading
+import weakref
 from typing import Any, BinaryIO, cast
 
 from visual_arft.envs.search.egress import Blocked
@@ -49,7 +50,10 @@ class Extractor:
 
     def _ask(self, page: Fetched, seconds: float) -> Any:
         """What the process answers; None where it died or was ended."""
-        process = self._process = self._process or _start()
+        if self._process is None:
+            self._process = _start()
+            weakref.finalize(self, _end, self._process)
+        process = self._process
         how = {"kind": page.kind, "charset": page.charset, "url": page.url}
         pipe = cast(BinaryIO, process.stdin)
         alarm = threading.Timer(seconds, process.kill)
@@ -69,9 +73,13 @@ class Extractor:
 
     def _end(self) -> None:
         if self._process is not None:
-            self._process.kill()
-            self._process.communicate()
+            _end(self._process)
             self._process = None
+
+
+def _end(process: subprocess.Popen[bytes]) -> None:
+    process.kill()
+    process.communicate()
 
 
 def _start() -> subprocess.Popen[bytes]:

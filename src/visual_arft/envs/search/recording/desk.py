@@ -63,6 +63,11 @@ class Desk:
         self._taken = Counts()
 
     @property
+    def asks_the_world(self) -> bool:
+        """Whether it does so at all; a replay does not."""
+        return self._mode != "replay"
+
+    @property
     def counts(self) -> Counts:
         """How all questions were answered so far."""
         return self._counts.model_copy(update={"requests": self._patience.requests})

@@ -26,7 +26,7 @@ class RecordedSearcher:
         """
         self.name = name
         self.desk = desk
-        self._open = engine
+        self._make = engine
         self._engine: Searcher | None = None
 
     async def search(self, query: str, limit: int) -> list[Result]:
@@ -34,15 +34,16 @@ class RecordedSearcher:
         query = normalised(query)
 
         async def live() -> list[object]:
-            found = await self._opened().search(query, limit)
+            found = await self.open().search(query, limit)
             return _RESULTS.dump_python(found, mode="json")
 
         request = {"query": query, "limit": limit}
         return _RESULTS.validate_python(await self.desk.ask(self.name, request, live))  # type: ignore[arg-type]
 
-    def _opened(self) -> Searcher:
+    def open(self) -> Searcher:
+        """The engine, opened if it is not yet."""
         if self._engine is None:
-            self._engine = self._open()
+            self._engine = self._make()
         return self._engine
 
 
