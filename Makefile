@@ -21,8 +21,8 @@ demo: $(READY)  ## train both agents on two cores, print the table, write runs/d
 test: $(READY)  ## the default tests, some minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
-slow: $(READY)  ## the tests that train
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow || [ $$? -eq 5 ]  # 5: none was collected
+slow: $(READY)  ## the tests that train, and those in a real browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow or browser' || [ $$? -eq 5 ]  # 5: none was collected
 
 check: $(READY)  ## ruff, pyright and the import contracts
 	$(BIN)/ruff check

@@ -20,6 +20,7 @@ from PIL import features
 from rich.markup import escape
 from rich.table import Table
 
+from visual_arft.envs.search.look.browser import find_chromium
 from visual_arft.errors import ArftError
 from visual_arft.provenance import versions
 from visual_arft.sandbox import Sandbox
@@ -51,6 +52,7 @@ def findings() -> Iterator[Finding]:
     yield from _torch()
     yield _sandbox()
     yield _fonts()
+    yield _chromium()
 
 
 def table(found: list[Finding]) -> Table:
@@ -133,6 +135,16 @@ def _sandbox() -> Finding:
             remedy="see the message",
         )
     return Finding(name="sandbox", ok=True, found=f"runs a line in {milliseconds:.0f} ms")
+
+
+def _chromium() -> Finding:
+    path = find_chromium()
+    return Finding(
+        name="Chromium",
+        ok=path is not None,
+        found=path or "none; only looking at pages needs it",
+        remedy="" if path else "install the package chromium-headless-shell or chromium",
+    )
 
 
 def _fonts() -> Finding:

@@ -119,7 +119,7 @@ def _from_parquet(file: Path, name: str) -> Iterator[Passage]:
             for batch in table.iter_batches(batch_size=1000):
                 for row in batch.to_pylist():
                     number += 1
-                    yield _passage(check_row(file, number, row, _Row))
+                    yield parse_passage(file, number, row)
     except ArrowException as error:
         raise UserError(f"{file}: not a parquet file ({error}); make it again") from None
 
@@ -145,6 +145,11 @@ def _pieces(name: str, title: str, text: str) -> Iterator[Passage]:
     title = " ".join(title.split())
     for number, piece in enumerate(cut(text, MOST_CHARACTERS), start=1):
         yield Passage(id=f"{name}#{number}", contents=f"{title}\n{piece}", url=name)
+
+
+def parse_passage(file: Path, number: int, row: object) -> Passage:
+    """The passage of a JSONL row; raises `UserError` naming the file and the row."""
+    return _passage(check_row(file, number, row, _Row))
 
 
 def _passage(row: _Row) -> Passage:
