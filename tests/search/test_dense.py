@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from visual_arft.envs.search.backends.dense import DenseSearcher, HybridSearcher
 from visual_arft.envs.search.backends.memory import OfflineSearcher
+from visual_arft.envs.search.engines import open_engine
 from visual_arft.errors import UserError
 
 faiss = pytest.importorskip("faiss", reason="needs the dense extra")
@@ -97,3 +98,45 @@ def test_what_two_engines_agree_on_comes_first():
     # c: 1/63 + 1/61; a: 1/61; b and d: 1/62, b being seen first
     assert [each.snippet for each in found] == ["c", "a", "b"]
     assert found[0].score == pytest.approx(1 / 63 + 1 / 61)
+
+
+def test_a_toml_file_names_several_engines(tmp_path: Path, corpus: Path):
+    saved(faiss.IndexFlatIP(26), tmp_path / "i.faiss")
+    (tmp_path / "e.toml").write_text(
+        f'engines = ["{corpus}", {{faiss = "{tmp_path}/i.faiss", corpus = "{corpus}", model = "m"}}]'
+    )
+    engine = open_engine(str(tmp_path / "e.toml"), load=lambda folder: Letters())
+    assert asyncio.run(engine.search("aka", 2))[0].text == "aka"
+    (tmp_path / "e.toml").write_text("engines = [{faiss = 'x'}]")
+    with pytest.raises(UserError, match=r"e.toml, key 'engines.0"):
+        open_engine(str(tmp_path / "e.toml"))
+
+
+@pytest.mark.parametrize("pooling", ["mean", "cls_token", "lasttoken"])
+def test_a_model_of_transformers_embeds_a_text_alike_alone_and_among_longer_ones(
+    tmp_path: Path, pooling: str
+):
+    transformers = pytest.importorskip("transformers", reason="needs the train extra")
+    tokenizers = pytest.importorskip("tokenizers")
+    from visual_arft.model.embedding import SentenceModel
+
+    words = {"[PAD]": 0, "[UNK]": 1, **{word: n for n, word in enumerate(WORDS, start=2)}}
+    inner = tokenizers.Tokenizer(tokenizers.models.WordLevel(words, unk_token="[UNK]"))
+    inner.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    fast = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, pad_token="[PAD]")
+    fast.save_pretrained(tmp_path)
+    config = transformers.BertConfig(
+        vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=16,
+    )  # fmt: skip
+    transformers.BertModel(config).save_pretrained(tmp_path)
+    (tmp_path / "1_Pooling").mkdir()
+    (tmp_path / "1_Pooling" / "config.json").write_text(
+        json.dumps({f"pooling_mode_{pooling}": True})
+    )
+    model = SentenceModel(tmp_path)
+    [alone] = model.embed(["aka bkb"])
+    together = model.embed(["aka bkb", "aka bkb ckc dkd eke"])
+    assert np.linalg.norm(together, axis=1) == pytest.approx([1, 1], abs=1e-5)
+    assert np.abs(alone - together[0]).max() < 1e-5
+    assert np.abs(together[0] - together[1]).max() > 1e-3

@@ -15,6 +15,8 @@ from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 from visual_arft.envs.search import index
 from visual_arft.envs.search.recording import Mode, Recording
 from visual_arft.envs.search.results import Result
+from visual_arft.envs.search.unavailable import Refused, Unavailable
+from visual_arft.errors import UserError
 from visual_arft.experiment.rules import open_desk, searcher
 
 
@@ -39,7 +41,11 @@ def ask(
     engine: str, query: str, limit: int, recording: Path | None, mode: Mode
 ) -> Sequence[Result]:
     """One query to an engine."""
-    return asyncio.run(searcher(engine, open_desk(recording, mode)).search(query, limit))
+    asked = searcher(engine, open_desk(recording, mode))
+    try:
+        return asyncio.run(asked.search(query, limit))
+    except (Refused, Unavailable) as error:
+        raise UserError(f"{error}; see arft search query --help") from None
 
 
 def stats_of(path: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ from visual_arft.envs.direct import DirectEnv
 from visual_arft.envs.search.actions import LOOK, READ, SearchAction
 from visual_arft.envs.search.egress import Guard
 from visual_arft.envs.search.egress.denied import DATASET_HOSTS
+from visual_arft.envs.search.embedder import Embedder
 from visual_arft.envs.search.engines import engine_name, open_engine
 from visual_arft.envs.search.env import SEARCH, SearchEnv
 from visual_arft.envs.search.look.tool import LookTool
@@ -104,6 +105,14 @@ def search_tools(
     return tools
 
 
+def _embedder(folder: Path) -> Embedder:
+    """An embedding model of any kind."""
+    # Here, so that only who searches by vectors waits for torch.
+    from visual_arft.model.embedding import SentenceModel
+
+    return SentenceModel(folder)
+
+
 def open_desk(recording: Path | None, mode: Mode) -> Desk:
     """Where the search agent's requests are handed in; without a recording they go to the world."""
     if recording is None or mode == "live":
@@ -113,7 +122,9 @@ def open_desk(recording: Path | None, mode: Mode) -> Desk:
 
 def searcher(engine: str, desk: Desk) -> RecordedSearcher:
     """The engine that a word stands for, behind a desk."""
-    opened = RecordedSearcher(engine_name(engine), desk, partial(open_engine, engine))
+    opened = RecordedSearcher(
+        engine_name(engine), desk, partial(open_engine, engine, load=_embedder)
+    )
     if desk.asks_the_world:
         opened.open()  # so that what is wrong with it shows before anything is played
     return opened

@@ -8,25 +8,18 @@ from collections import defaultdict
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from visual_arft.envs.search.corpus import parse_passage
+from visual_arft.envs.search.embedder import Embedder
 from visual_arft.envs.search.results import Passage, Result, Searcher, passage_result
 from visual_arft.errors import UserError
 
 _RRF = 60
 """Of reciprocal rank fusion: how little the first places stand out (Cormack et al., SIGIR 2009)."""
-
-
-class Embedder(Protocol):
-    """What turns texts into directions."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One row for each text, as long as those of the index."""
-        ...
 
 
 class DenseSearcher:
