@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import socket
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ class Guard:
             denied: see `denied.DATASET_HOSTS`.
             resolver: what looks names up; the system when not given.
         """
-        self._allowed = frozenset(each.lower() for each in allowed)
+        self._allowed = frozenset(re.sub(r"[\[\]]", "", each.lower()) for each in allowed)
         self._denied = tuple(denied)
         self._resolve = resolver or _system
 
@@ -64,7 +65,8 @@ class Guard:
             raise Blocked(f"{url[:80]!r} is not an address that can be opened")
         try:
             parsed = httpx2.URL(url)
-            host, port = parsed.raw_host.decode("ascii").lower().rstrip("."), parsed.port
+            host = parsed.raw_host.decode("ascii").lower().rstrip(".").strip("[]")
+            port = parsed.port
         except (httpx2.InvalidURL, UnicodeError, ValueError) as error:
             raise Blocked(f"{url[:80]!r} is not an address ({error})") from None
         if parsed.scheme not in _PORTS:
@@ -76,7 +78,7 @@ class Guard:
             raise Blocked(f"{url[:80]!r} is not opened: its port is {port}")
         if entry := denying(url, self._denied):
             raise Blocked(f"{url[:80]!r} is not opened: {entry} may not be read here")
-        return Target(str(parsed), parsed.scheme, host.strip("[]"), port)
+        return Target(str(parsed), parsed.scheme, host, port)
 
     def hides(self, url: str) -> bool:
         """Whether the deny list keeps an address out of results."""

@@ -7,7 +7,8 @@ is whole, an index lies in a folder of another name, which nothing opens.
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from pathlib import Path
 
@@ -112,14 +113,26 @@ def _fill(
     writer = _writer(index)
     for number, passage in enumerate(passages, start=done + 1):
         characters += len(passage.contents)
-        writer.add_document(_document(passage))
-        if number % commit_every == 0:
-            writer.commit()
+        with _room():
+            writer.add_document(_document(passage))
+            if number % commit_every == 0:
+                writer.commit()
         if number % 1000 == 0:
             progress(number)
-    writer.commit()
-    writer.wait_merging_threads()
+    with _room():
+        writer.commit()
+        writer.wait_merging_threads()
     return characters
+
+
+@contextmanager
+def _room() -> Generator[None]:
+    try:
+        yield
+    except ValueError as error:  # what the engine says of a disk
+        raise UserError(
+            f"the index cannot be written ({error}); free some space, and run the same again"
+        ) from None
 
 
 def _writer(index: tantivy.Index) -> tantivy.IndexWriter:
