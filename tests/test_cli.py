@@ -257,6 +257,7 @@ def test_the_doctor_finds_python_and_a_sandbox_and_a_remedy_for_what_is_missing(
     found = {each["name"]: each for each in json.loads(arft("doctor --json").stdout)}
     assert found["python"]["ok"]
     assert found["sandbox"]["found"].startswith("runs a line in")
+    assert found["confinement"]["found"].startswith("seccomp, ")
     assert all(each["remedy"] for each in found.values() if not each["ok"])
 
 

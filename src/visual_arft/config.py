@@ -21,6 +21,7 @@ from visual_arft.envs.search.actions import SearchAction
 from visual_arft.envs.search.recording.mode import Mode as RecordingMode
 from visual_arft.errors import UserError
 from visual_arft.model.settings import ModelConfig
+from visual_arft.sandbox.settings import SandboxConfig
 from visual_arft.training.settings import ColdStartConfig, Count, GrpoConfig
 from visual_arft.types import Record
 
@@ -93,6 +94,7 @@ class Recipe(Record):
     rubric: dict[str, Weight]
     """Weight of each reward. A heavy `format` teaches the shortest reply and tool use dies."""
     eval: EvalConfig = EvalConfig()
+    sandbox: SandboxConfig = SandboxConfig()
 
 
 def find_recipe(name: Path) -> Path:

@@ -38,3 +38,7 @@ class TokenMismatch(ArftError):
 
 class EpisodeError(ArftError):
     """An episode was told something it did not ask for: a bug in the driver."""
+
+
+class SessionOver(ArftError):
+    """A step was sent to a sandbox session that has ended; `restart` begins it anew."""

@@ -34,18 +34,17 @@ async def rounds(
 
     A round is one call of the policy for all pending prompts, then all pending tool calls at once.
     """
-    hands = [_Hands(tools) for _ in episodes]
-    try:
+    async with AsyncExitStack() as sessions:
+        own = [_EpisodeTools(tools) for _ in episodes]
+        for each in own:
+            sessions.push_async_callback(each.close)
         while any(episode.pending is not None for episode in episodes):
             await _reply(episodes, policy)
-            await _run_tools(episodes, hands)
+            await _run_tools(episodes, own)
             yield episodes
-    finally:
-        for each in hands:
-            await each.close()
 
 
-class _Hands:
+class _EpisodeTools:
     """The tools of one episode: those that keep something between calls are its own."""
 
     def __init__(self, tools: Tools) -> None:
@@ -62,14 +61,15 @@ class _Hands:
 
     async def tool(self, name: str) -> Tool:
         """The tool of a name; a session opens with its first call."""
-        tool = self._own.get(name) or self._shared[name]
-        if name not in self._own and isinstance(tool, SessionTool):
-            tool = self._own[name] = await self._sessions.enter_async_context(tool.session())
-        return tool
+        if name not in self._own:
+            tool = self._shared[name]
+            if isinstance(tool, SessionTool):
+                tool = await self._sessions.enter_async_context(tool.session())
+            self._own[name] = tool
+        return self._own[name]
 
     async def close(self) -> None:
-        """Ends the sessions."""
-        self._own.clear()
+        """Ends the sessions; a second time does nothing."""
         await self._sessions.aclose()
 
 
@@ -102,18 +102,18 @@ async def _reply(episodes: Sequence[Episode], policy: Policy) -> None:
         episode.act(completion)
 
 
-async def _run_tools(episodes: Sequence[Episode], hands: Sequence[_Hands]) -> None:
-    both = list(zip(episodes, hands, strict=True))
+async def _run_tools(episodes: Sequence[Episode], own: Sequence[_EpisodeTools]) -> None:
+    both = list(zip(episodes, own, strict=True))
     waiting = [
-        (each, each.pending, own) for each, own in both if isinstance(each.pending, ToolCall)
+        (each, each.pending, tools) for each, tools in both if isinstance(each.pending, ToolCall)
     ]
     await asyncio.gather(*(_run_tool(*each) for each in waiting))
-    for episode, own in both:
+    for episode, tools in both:
         if episode.pending is None:
-            await own.close()
+            await tools.close()
 
 
-async def _run_tool(episode: Episode, call: ToolCall, tools: _Hands) -> None:
+async def _run_tool(episode: Episode, call: ToolCall, tools: _EpisodeTools) -> None:
     if call.tool not in tools:
         raise EpisodeError(
             f"task {episode.task.id!r} asks for the tool {call.tool!r} and the rollout has "

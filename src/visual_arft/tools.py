@@ -23,7 +23,10 @@ class Tool(Protocol):
 
 @runtime_checkable
 class SessionTool(Tool, Protocol):
-    """A tool that keeps something between the calls of an episode, such as an open page."""
+    """A tool that keeps something between the calls of an episode: variables, an open page.
+
+    Its own `run` is a call outside any episode.
+    """
 
     def session(self) -> AbstractAsyncContextManager[Tool]:
         """What one episode uses, from its first call to its end."""

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from visual_arft.envs.coding.tool import PythonTool
+from visual_arft.envs.coding.tool import PythonSessions, PythonTool
 from visual_arft.images import MemoryImages, decode, encode
 from visual_arft.sandbox import Sandbox
 from visual_arft.types import Image, ToolCall, ToolResult
@@ -77,3 +77,37 @@ def test_text_is_cut(sandbox: Sandbox):
 
 def test_a_task_without_an_image_runs_code_too(sandbox: Sandbox):
     assert run(sandbox, "print(6 * 7)", picture=None).text == "42"
+
+
+def steps(sandbox: Sandbox, *codes: str) -> list[ToolResult]:
+    """What an episode is told of these steps, each on the same picture."""
+
+    async def play() -> list[ToolResult]:
+        calls = [
+            ToolCall(tool="python", arguments={"code": code}, images=(PICTURE,)) for code in codes
+        ]
+        async with PythonSessions(sandbox, IMAGES).session() as session:
+            return [await session.run(call) for call in calls]
+
+    return asyncio.run(play())
+
+
+def test_the_steps_of_an_episode_share_their_variables(sandbox: Sandbox):
+    _, second = steps(sandbox, READ + "top = img[:10]", "print(top.shape)\nshow(top)")
+    assert second.text == "(10, 40, 3)"
+    assert (second.images[0].width, second.images[0].height) == (40, 10)
+
+
+def test_a_step_that_ends_the_session_is_told_and_costs_only_itself(sandbox: Sandbox):
+    _, ended, after = steps(sandbox, "x = 7", "x = 8\nimport os; os._exit(1)", "print(x)")
+    assert ended.error == (
+        "the code ended Python itself (exit status 1)\n"
+        "What this step made is lost; what the steps before it made is still there."
+    )
+    assert (after.text, after.error) == ("7", None)
+
+
+def test_episodes_do_not_share(sandbox: Sandbox):
+    steps(sandbox, "x = 1")
+    [other] = steps(sandbox, "x")
+    assert "NameError" in (other.error or "")

@@ -1,19 +1,20 @@
 from __future__ import annotations
 
 import asyncio
-import os
-import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
-from visual_arft.errors import ToolFailure, UserError
+from visual_arft.errors import UserError
 from visual_arft.images import Pixels
 from visual_arft.sandbox import Limits, Sandbox
+from visual_arft.sandbox.bitmap import bitmap
 
 INPUT = "path_to_input_image.jpg"
 CROP = f"""
@@ -25,7 +26,7 @@ cv2.imwrite('path_to_output_image.jpg', img[10:30, 20:60])
 
 @pytest.fixture(scope="module")
 def sandbox() -> Iterator[Sandbox]:
-    with Sandbox(limits=Limits(cpu_s=1, wall_s=4, memory_mb=256), workers=2) as running:
+    with Sandbox(limits=Limits(cpu_s=0.4, wall_s=30, memory_mb=256), workers=2) as running:
         yield running
 
 
@@ -62,6 +63,13 @@ def test_cv2_and_pil_read_the_very_pixels(sandbox: Sandbox, picture: Pixels, rea
     np.testing.assert_array_equal(outcome.images[0], picture)
 
 
+@given(st.integers(1, 9), st.integers(1, 9))
+def test_a_bitmap_of_any_size_reads_back_as_it_was(height: int, width: int):
+    pixels = np.random.default_rng(height).integers(0, 256, (height, width, 3), np.uint8)
+    read = cv2.imdecode(np.frombuffer(bitmap(pixels), np.uint8), cv2.IMREAD_COLOR)
+    np.testing.assert_array_equal(read[..., ::-1], pixels)
+
+
 def test_shown_images_come_in_order_and_the_output_file_last(sandbox: Sandbox):
     code = (
         "import cv2, numpy as np\n"
@@ -88,18 +96,22 @@ def test_an_error_shows_the_codes_own_lines(sandbox: Sandbox):
         ("import sys; sys.exit('no')", "SystemExit: no"),
         ("raise KeyboardInterrupt", "KeyboardInterrupt"),
         ("import numpy as np\nshow(np.zeros((0, 40, 3), np.uint8))", "the image is 40 x 0 pixels"),
+        ("import numpy as np\nshow(np.zeros((1, 9000), np.uint8))", "8192 are allowed"),
         ("import numpy as np\nshow(np.zeros((4, 4, 3)))", "this is float64, (4, 4, 3)"),
         ("import numpy as np\nshow(np.zeros((4, 4, 2), np.uint8))", "this one has 2"),
         (
-            "import numpy as np\nshow(np.zeros((1, 2**24 + 1), np.uint8))",
-            "16 megapixels are allowed",
+            "import numpy as np\nshow(np.zeros((4097, 4096), np.uint8))",
+            "16 megapixels is allowed",
         ),
         (
             "import numpy as np\nfor i in range(9): show(np.zeros((2, 2), np.uint8))",
             "more than 8 images",
         ),
         ("open('path_to_output_image.jpg', 'w').write('x')", "does not hold an image"),
-        ("class E(Exception):\n    def __str__(self): raise E\nraise E", "E"),
+        (
+            "class E(Exception):\n    def __str__(self): raise E\nraise E",
+            "E: <exception str() failed>",
+        ),
         ("print(open('a', 'wb').write(bytes(2**27)))", "File too large"),
     ],
 )
@@ -116,8 +128,8 @@ def test_leaving_early_is_no_error(sandbox: Sandbox):
 def test_a_busy_loop_ends_at_the_cpu_limit(sandbox: Sandbox):
     outcome = sandbox.run("print('on my way')\nwhile True: pass")
     assert (outcome.status, outcome.stdout) == ("timeout", "on my way\n")
-    assert outcome.error == "ran longer than 1 s of CPU time"
-    assert 0.9 < outcome.cpu_s < 1.5
+    assert outcome.error == "ran longer than 0.4 s of CPU time"
+    assert 0.39 < outcome.cpu_s < 0.9
 
 
 def test_sleeping_ends_at_the_wall_limit_even_with_signals_ignored():
@@ -144,12 +156,20 @@ def test_memory_beyond_the_limit_is_named(sandbox: Sandbox, code: str):
 
 @pytest.mark.parametrize(
     ("code", "how"),
-    [("os.abort()", "SIGABRT"), ("os._exit(0)", "status 0"), ("os._exit(3)", "status 3")],
+    [("os.abort()", "SIG"), ("os._exit(0)", "status 0"), ("os._exit(3)", "status 3")],
 )
 def test_ending_python_is_a_crash(sandbox: Sandbox, code: str, how: str):
     outcome = sandbox.run(f"import os\nprint('before')\n{code}")
     assert (outcome.status, outcome.stdout) == ("crashed", "before\n")
     assert how in (outcome.error or "")
+
+
+def test_what_a_crash_has_used_is_known_from_the_zygote(sandbox: Sandbox):
+    burn = "import os, time\nwhile time.process_time() < 0.3: pass\nx = b'1' * 10 ** 8\n"
+    outcome = sandbox.run(burn + "os._exit(1)")
+    assert outcome.status == "crashed"
+    assert outcome.cpu_s > 0.25
+    assert outcome.peak_mb > 100
 
 
 def test_output_is_cut_at_its_bounds(sandbox: Sandbox):
@@ -158,46 +178,16 @@ def test_output_is_cut_at_its_bounds(sandbox: Sandbox):
     assert len(sandbox.run("raise ValueError('x' * 10**6)").error or "") == 16 * 1024
 
 
-def test_what_breaks_the_channel_is_rejected(sandbox: Sandbox):
-    lying = "import os, struct\nos.write(3, struct.pack('!cI', b'I', 20) + bytes(20))"
-    assert sandbox.run(lying).status == "rejected"
-    outcome = sandbox.run("import os, struct\nos.write(3, struct.pack('!cI', b'I', 2**32 - 1))")
-    assert outcome.status == "rejected"
-    assert outcome.error == (
-        "the code broke the result channel: a frame of kind b'I' and 4294967295 bytes"
-    )
-
-
 def test_executions_share_nothing(sandbox: Sandbox):
     sandbox.run("import builtins\nbuiltins.leak = 1\nopen('leak', 'w').write('1')")
     outcome = sandbox.run("import os\nprint(os.listdir(), 'leak' in dir(__builtins__))")
     assert outcome.stdout == "[] False\n"
 
 
-def test_the_environment_and_descriptors_of_the_trainer_stay_outside(
-    sandbox: Sandbox, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setenv("SECRET_TOKEN", "42")
-    with Sandbox() as fresh:
-        outcome = fresh.run(
-            "import os\nprint('SECRET_TOKEN' in os.environ, os.listdir('/proc/self/fd'))"
-        )
-    # 0 to 2 are /dev/null, 3 is the channel, 4 is the listing itself.
-    assert outcome.stdout == "False ['0', '1', '2', '3', '4']\n"
-
-
 def test_the_same_code_makes_the_same_image_in_every_sandbox(sandbox: Sandbox):
     code = "import numpy as np\nprint(np.random.rand(), hash('a'), list({'a', 'b', 'c'}))"
     with Sandbox() as other:
         assert sandbox.run(code).stdout == other.run(code).stdout == sandbox.run(code).stdout
-
-
-def test_scratch_is_removed(sandbox: Sandbox):
-    scratch = Path(
-        sandbox.run("import os\nopen('big', 'wb').write(b'x')\nprint(os.getcwd())").stdout.strip()
-    )
-    assert scratch.parent.is_dir()
-    assert not scratch.exists()
 
 
 def test_waiting_executions_overlap_up_to_the_number_of_workers(sandbox: Sandbox):
@@ -210,65 +200,6 @@ def test_waiting_executions_overlap_up_to_the_number_of_workers(sandbox: Sandbox
     assert asyncio.run(both()) < 1.9
 
 
-def test_a_process_left_running_by_the_code_is_killed(sandbox: Sandbox):
-    code = (
-        "import os, time\n"
-        "if os.fork() == 0:\n"
-        "    os.setsid()\n"
-        "    if os.fork() == 0:\n"
-        "        time.sleep(60)\n"
-        "    os._exit(0)\n"
-        "os.wait()\n"
-        "print(open('/proc/self/stat').read().split()[3])"
-    )
-    zygote = sandbox.run(code).stdout.strip()
-    assert Path(f"/proc/{zygote}/task/{zygote}/children").read_text() == ""
-
-
-def test_after_close_no_process_and_no_file_remain():
-    with Sandbox() as sandbox:
-        zygote, scratch = sandbox.run("import os\nprint(os.getppid(), os.getcwd())").stdout.split()
-        assert Path(f"/proc/{zygote}").exists()
-    assert not Path(f"/proc/{zygote}").exists()
-    assert not Path(scratch).parent.exists()
-
-
-def test_killing_the_trainer_ends_everything():
-    code = (
-        "from visual_arft.sandbox import Sandbox\n"
-        "sandbox = Sandbox()\n"
-        "print(sandbox.run('import os; print(os.getppid(), os.getcwd())').stdout, flush=True)\n"
-        "sandbox.run('import time; time.sleep(60)')"
-    )
-    trainer = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True)
-    with trainer:
-        assert trainer.stdout is not None
-        zygote, scratch = trainer.stdout.readline().split()
-        time.sleep(0.2)
-        children = Path(f"/proc/{zygote}/task/{zygote}/children").read_text().split()
-        trainer.kill()
-    deadline = time.monotonic() + 5
-    gone = [Path(f"/proc/{pid}") for pid in (zygote, *children)] + [Path(scratch).parent]
-    while any(path.exists() for path in gone) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert len(children) == 1
-    assert [path for path in gone if path.exists()] == []
-
-
-def test_a_zygote_that_died_is_restarted():
-    with Sandbox() as sandbox:
-        zygote = int(sandbox.run("import os\nprint(os.getppid())").stdout)
-        os.kill(zygote, 9)
-        assert sandbox.run("print(1)").stdout == "1\n"
-
-
-def test_a_zygote_that_dies_again_is_a_tool_failure():
-    with Sandbox() as sandbox:
-        with pytest.raises(ToolFailure, match="failed twice in a row"):
-            sandbox.run("import os\nos.kill(os.getppid(), 9)")
-        assert sandbox.run("print(1)").stdout == "1\n"
-
-
 def test_another_system_than_linux_is_refused(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(sys, "platform", "darwin")
     with Sandbox() as sandbox, pytest.raises(UserError, match="needs Linux, not darwin; run in"):
@@ -277,13 +208,16 @@ def test_another_system_than_linux_is_refused(monkeypatch: pytest.MonkeyPatch):
 
 def test_a_python_that_does_not_start_is_a_users_error(monkeypatch: pytest.MonkeyPatch):
     broken = (sys.executable, "-c", "raise SystemExit('No module named cv2')")
-    monkeypatch.setattr("visual_arft.sandbox.process._PYTHON", broken)
-    with Sandbox() as sandbox, pytest.raises(UserError, match="No module named cv2; check that"):
+    monkeypatch.setattr("visual_arft.sandbox.process.command", lambda *_: broken)
+    with (
+        Sandbox() as sandbox,
+        pytest.raises(UserError, match="no code is run without it: No module named cv2"),
+    ):
         sandbox.run("")
 
 
 def test_limits_that_let_nothing_run_are_refused():
-    with pytest.raises(UserError, match="cpu_s is 0; give at least 1"):
+    with pytest.raises(UserError, match=r"cpu_s is 0; give at least 0\.1"):
         Limits(cpu_s=0)
 
 

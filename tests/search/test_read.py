@@ -113,18 +113,6 @@ def test_what_a_page_says_cannot_act(nasty: str, extractor: Extractor):
         assert tag not in shown.removeprefix("<information> ")
 
 
-tokens = st.sampled_from(["<s>", "</s>", "[INST]", "<|x|>", "<<s>>", "a", "<", "|>", "[", "INST]"])
-
-
-@given(st.lists(tokens).map("".join))
-def test_no_special_token_survives_however_it_is_put_together(text: str):
-    from visual_arft.tags import defuse
-
-    special = ["<s>", "</s>", "[INST]", "<<s>>", "<|x|>"]
-    shown = defuse(text, special)
-    assert not [token for token in special if token in shown]
-
-
 def test_a_page_that_breaks_or_stops_the_parser_ends_it_and_the_next_page_is_read():
     slow = Extractor(seconds=0.0)
     page = Fetched("http://x/", 200, "text/html", "", html(ARTICLE))

@@ -22,7 +22,7 @@ from visual_arft.experiment.controls import Swapped, Unchanged, swapped_pictures
 from visual_arft.experiment.rules import direct_env
 from visual_arft.experiment.summary import RESHUFFLED, T1
 from visual_arft.experiment.talk import Talk
-from visual_arft.sandbox import Sandbox
+from visual_arft.sandbox.settings import open_sandbox
 from visual_arft.store import Store
 from visual_arft.synth.search import MiniMatSearch
 from visual_arft.synth.splits import TEST
@@ -37,7 +37,7 @@ def run_agent(out: Path, seed: int, agent: str, overrides: Sequence[str] = ()) -
     from visual_arft.experiment.training import Run
 
     recipe = load_recipe(RECIPES / f"demo-{agent}.toml", [*overrides, f"seed={seed}"])
-    with Sandbox(workers=2) as sandbox:
+    with open_sandbox(recipe.sandbox, workers=2) as sandbox:
         run = Run(recipe, out / agent, sandbox, Talk(agent))
         with _peak_memory(run.store):
             # The base answers at once; practice has taught it to.
@@ -72,12 +72,11 @@ def _both(run: Run, phase: str, **how: Any) -> list[Trajectory]:
 
 @contextmanager
 def _peak_memory(store: Store) -> Generator[None]:
-    """Records the most memory that this process and its sandbox took, however it ends."""
+    """Records the most memory that this process took, however it ends; its sandbox is small."""
     try:
         yield
     finally:
-        who = (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-        peak = sum(resource.getrusage(each).ru_maxrss // 1024 for each in who)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
         store.append_metrics({"phase": "memory", "peak_mb": peak})
 
 

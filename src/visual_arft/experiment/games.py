@@ -119,7 +119,7 @@ def _practice(recipe: Recipe) -> Game:
 
 def _mini_coding(recipe: Recipe, sandbox: Sandbox) -> Game:
     env = coding_env(recipe.context, template_of(recipe), tiny=True)
-    tools = partial(python_tools, sandbox)
+    tools = partial(python_tools, sandbox, recipe.context)
     count = recipe.data.held_out
     return Game(
         env=env,
@@ -163,7 +163,7 @@ def _mini_search(recipe: Recipe, sandbox: Sandbox) -> Game:
 def _coding_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:
     stepwise = recipe.grpo.mode == "stepwise"
     read = partial(load_coding_steps if stepwise else load_mat_coding, Path(recipe.data.source))
-    tools = partial(python_tools, sandbox)
+    tools = partial(python_tools, sandbox, recipe.context)
     return Game(
         env=coding_env(recipe.context, template_of(recipe)),
         tools=tools,

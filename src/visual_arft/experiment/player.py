@@ -50,10 +50,14 @@ class Player:
         if mode == "direct" or (mode == "agent" and self.is_direct):
             template = self.template if self.is_direct else None
             return direct_env(template, tiny=self.is_tiny)
-        context = "append" if mode == "agent-append" else self.context
+        context = self.context_in(mode)
         if self.env == "coding":
             return coding_env(context, self.template, tiny=self.is_tiny)
         return search_env(context, self.template, tiny=self.is_tiny, actions=self.actions)
+
+    def context_in(self, mode: Mode) -> Context:
+        """How its prompts follow from each other."""
+        return "append" if mode == "agent-append" else self.context
 
 
 def find_player(path: str, env: EnvName) -> Player:

@@ -60,6 +60,7 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
         tools: Tools = {}
         if config.mode != "direct":
             mini = config.suite in MINI
+            python = partial(python_tools, sandbox, player.context_in(config.mode))
             search = partial(
                 search_tools,
                 recording=config.recording,
@@ -67,7 +68,7 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
                 actions=player.actions,
             )
             tools = _tools(
-                rules.env, store.images, sandbox, config.corpus, mini=mini, search=search
+                rules.env, store.images, config.corpus, python=python, search=search, mini=mini
             )
         policy = _policy(config, player, store.images)
         write_run(out, config, sys.argv)
@@ -96,7 +97,9 @@ def chat(
     task = Task(id=image.name, question=question, answers=(), images=(load(image, images),))
     player = find_player(model, env)
     with Sandbox() as sandbox:
-        tools = _tools(env, images, sandbox, corpus, mini=player.is_tiny)
+        python = partial(python_tools, sandbox, player.context)
+        search = partial(search_tools, actions=player.actions)
+        tools = _tools(env, images, corpus, python=python, search=search, mini=player.is_tiny)
         policy = _sampler(player, Sampling(temperature=0), images)
         episode = Episode(task, player.rules("agent"), max_turns=player.max_turns)
         asyncio.run(_watch(episode, policy, tools, tell))
@@ -127,17 +130,17 @@ def _tasks(config: BenchConfig, images: Images, limit: int | None) -> Sequence[T
 def _tools(
     env: EnvName,
     images: Images,
-    sandbox: Sandbox,
     corpus: str | None,
     *,
+    python: Callable[[Images], Tools],
+    search: Callable[[str], Callable[[Images], Tools]],
     mini: bool,
-    search: Callable[[str], Callable[[Images], Tools]] = search_tools,
 ) -> Tools:
     """What the actions of a game can ask for; `mini` searches mini-MAT's corpus if no other."""
     if env == "coding":
         if corpus is not None:
             raise UserError(f"--corpus {corpus}: the coding agent does not search; leave it out")
-        return python_tools(sandbox, images)
+        return python(images)
     if corpus is not None:
         return search(corpus)(images)
     if mini:

@@ -9,7 +9,7 @@ from pathlib import Path
 from visual_arft.config import Context, Recipe
 from visual_arft.envs.coding.env import DEFAULT_TEMPLATE as CODING_TEMPLATE
 from visual_arft.envs.coding.env import PYTHON, CodingEnv, Wording
-from visual_arft.envs.coding.tool import PythonTool
+from visual_arft.envs.coding.tool import PythonSessions, PythonTool
 from visual_arft.envs.direct import DEFAULT_TEMPLATE as DIRECT_TEMPLATE
 from visual_arft.envs.direct import DirectEnv
 from visual_arft.envs.search.actions import LOOK, READ, SearchAction
@@ -75,9 +75,10 @@ def template_of(recipe: Recipe) -> str | None:
         ) from None
 
 
-def python_tools(sandbox: Sandbox, images: Images) -> Tools:
-    """The coding agent's tools."""
-    return {PYTHON: PythonTool(sandbox, images)}
+def python_tools(sandbox: Sandbox, context: Context, images: Images) -> Tools:
+    """The coding agent's tools; in a growing chat, what code leaves stays for the next step."""
+    make = PythonSessions if context == "append" else PythonTool
+    return {PYTHON: make(sandbox, images)}
 
 
 def search_tools(

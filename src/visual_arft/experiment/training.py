@@ -23,6 +23,7 @@ from visual_arft.policies import Sampling
 from visual_arft.policies.transformers import TransformersPolicy
 from visual_arft.provenance import write_run
 from visual_arft.sandbox import Sandbox
+from visual_arft.sandbox.settings import open_sandbox
 from visual_arft.store import Store
 from visual_arft.tools import Tools
 from visual_arft.training import checkpoint
@@ -42,7 +43,7 @@ def train(recipe: Recipe, out: Path, *, talk: Talk | None = None) -> None:
     `cold_start/`; and of GRPO `model/`, `checkpoints/`, `scores.jsonl` and `trajectories.jsonl`
     with `images/`.
     """
-    with Sandbox(workers=2) as sandbox:
+    with open_sandbox(recipe.sandbox, workers=2) as sandbox:
         run = Run(recipe, out, sandbox, talk or Talk())
         run.cold_start()
         if recipe.grpo.steps:

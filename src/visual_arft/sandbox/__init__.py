@@ -1,22 +1,31 @@
-"""Running Python that nobody has read: one confined process per execution, in milliseconds.
+"""Running Python that nobody has read: safe against a hostile author, in milliseconds, with state.
 
-A zygote (a Python with numpy, OpenCV and Pillow loaded) forks a child for each piece of code. The
-child has limits on CPU time, memory, file size and open files, an empty environment, a scratch
-folder of its own and no descriptor but its channel; the zygote kills it at the wall limit and
-cleans up. What it sends back is bounded, and is neither unpickled nor decoded.
+A zygote (a Python with numpy, OpenCV and Pillow loaded) forks a child for each execution or
+session. Before it runs code the child gives up, for good, all that code does not need: system calls
+but those of an allowlist, files but its scratch folder and the libraries, and its limits on memory,
+files and time stay. What it sends back is bounded, and is neither unpickled nor decoded.
 
-Not protected against yet: there is no system call filter and no file system rule, so hostile code
-can read what the user can read, write where the user can write (and fill the disk), open network
-connections, signal processes of the same user (the zygote too) and, as root, start processes
-without a limit while it runs. It is made for the mistakes of a model, not yet for an attacker.
+Not protected against: errors of the kernel in the calls that are allowed, and code that lies about
+its own output. docs/sandbox.md says what is promised and how it is tested.
 
 >>> with Sandbox(limits=Limits(cpu_s=2)) as sandbox:
 ...     sandbox.run("print(6 * 7)").stdout.split()
 ['42']
 """
 
-from visual_arft.sandbox.frames import OUTPUT_FILE
+from visual_arft.jail.frames import OUTPUT_FILE
 from visual_arft.sandbox.outcome import Limits, Outcome, Status
-from visual_arft.sandbox.pool import Sandbox
+from visual_arft.sandbox.pool import Confinement
+from visual_arft.sandbox.sandbox import Sandbox, UnsafeSandbox
+from visual_arft.sandbox.session import Session
 
-__all__ = ["OUTPUT_FILE", "Limits", "Outcome", "Sandbox", "Status"]
+__all__ = [
+    "OUTPUT_FILE",
+    "Confinement",
+    "Limits",
+    "Outcome",
+    "Sandbox",
+    "Session",
+    "Status",
+    "UnsafeSandbox",
+]

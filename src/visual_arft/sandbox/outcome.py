@@ -1,7 +1,6 @@
 """What an execution may use, and how it ended.
 
-Plain dataclasses and no records: an outcome holds pixels, and the zygote, which loads this module,
-stays small without pydantic.
+Plain dataclasses and no records: an outcome holds pixels.
 """
 
 from __future__ import annotations
@@ -15,22 +14,22 @@ if TYPE_CHECKING:
     from visual_arft.images import Pixels
 
 Status = Literal["ok", "error", "timeout", "memory", "crashed", "rejected"]
-"""How the code ended; `rejected` means that what came back broke the bounds of the channel."""
+"""How the code ended; `rejected` means that it sent or wrote more than its bounds allow."""
 
 
 @dataclass(frozen=True)
 class Limits:
-    """What one execution may use."""
+    """What one execution, or one step of a session, may use."""
 
-    cpu_s: int = 5
+    cpu_s: float = 5
     """Seconds of CPU time: the fair limit, since waiting for a busy machine does not count."""
     wall_s: float = 15
     """Seconds on the clock, after which the code is killed whatever it does."""
     memory_mb: int = 1024
-    """Address space beyond what the preloaded libraries and the input images take."""
+    """Address space beyond what the preloaded libraries take; for a session, all of its life."""
 
     def __post_init__(self) -> None:
-        for name, least in (("cpu_s", 1), ("wall_s", 0.1), ("memory_mb", 16)):
+        for name, least in (("cpu_s", 0.1), ("wall_s", 0.1), ("memory_mb", 16)):
             if (value := getattr(self, name)) < least:
                 raise UserError(f"sandbox limit {name} is {value}; give at least {least}")
 
@@ -49,4 +48,4 @@ class Outcome:
     cpu_s: float
     wall_s: float
     peak_mb: float
-    """Largest resident memory, the preloaded libraries (about 70 MB) included."""
+    """Largest resident memory of the process, the preloaded libraries (about 40 MB) included."""

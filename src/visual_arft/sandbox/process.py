@@ -1,34 +1,21 @@
-"""The zygote as the trainer holds it: a process, its control socket and its scratch root."""
+"""A zygote as the trainer holds it: a process, its control socket, its waiting children."""
 
 from __future__ import annotations
 
-import json
-import shutil
+import os
 import socket
-import struct
 import subprocess
-import sys
-import tempfile
-from collections.abc import Mapping
+import threading
+from collections import deque
 from contextlib import suppress
 from dataclasses import asdict
-from pathlib import Path
-from typing import TYPE_CHECKING
 
-from visual_arft.errors import UserError
-from visual_arft.sandbox import frames
-from visual_arft.sandbox.answer import judge, read_answer
-from visual_arft.sandbox.outcome import Limits, Outcome
+from visual_arft.jail import scratch
+from visual_arft.jail.messages import BORN, ENDED, FORK, HELLO, NUMBER, Report
+from visual_arft.sandbox.launch import SCRATCH, Layers, command
+from visual_arft.sandbox.outcome import Limits
+from visual_arft.sandbox.running import Child, Unconfined, ZygoteDied
 
-if TYPE_CHECKING:
-    from visual_arft.images import Pixels
-
-_SOURCES = str(Path(__file__).parents[2])
-_BOOT = (
-    "import sys; sys.path.insert(0, sys.argv.pop());"
-    "from visual_arft.sandbox import zygote; zygote.main()"
-)
-_PYTHON = (sys.executable, "-s", "-P", "-B", "-W", "ignore", "-c", _BOOT)
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/bin",
     "LANG": "C.UTF-8",
@@ -36,83 +23,153 @@ _ENVIRONMENT = {
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
 }
-_START_S = 60.0
+_START_S = 120.0
 _GRACE_S = 10.0
 
 
-class ZygoteDied(Exception):
-    """The process that forks the children is gone, or no longer answers."""
+class Zygote:
+    """A running zygote; any number of threads may take children from it."""
 
+    def __init__(self, limits: Limits, layers: Layers, spares: int) -> None:
+        """Starts it; raises `Unconfined` with the reason when this machine cannot.
 
-class ZygoteProcess:
-    """A running zygote; any number of threads may execute on it at once."""
-
-    def __init__(self) -> None:
-        """Starts it; raises `UserError` when this machine cannot."""
-        if sys.platform != "linux":
-            raise UserError(
-                f"the sandbox needs Linux, not {sys.platform}; run in a Linux container"
-            )
+        Args:
+            limits: of each execution.
+            layers: what the confinement is made of.
+            spares: children to have ready before anyone asks.
+        """
+        self.landlock_abi = 0
+        self._spares = spares
+        self._ready: deque[Child] = deque()
+        self._children: dict[int, Child] = {}
+        self._ordered = self._waiting = 0
+        self._is_dead = False
+        self._changed = threading.Condition()
         self._control, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
-        self._scratch = tempfile.mkdtemp(prefix="arft-sandbox-")
+        self._root, self._lock_fd = None, None
+        if not layers.bubblewrap:
+            self._root, self._lock_fd = scratch.create_root()
         with theirs:
-            self._process = subprocess.Popen(
-                (*_PYTHON, str(theirs.fileno()), self._scratch, _SOURCES),
-                pass_fds=[theirs.fileno()],
-                env=_ENVIRONMENT,
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
-                start_new_session=True,  # Ctrl-C is for the trainer, which then closes us
-            )
-        self._wait_until_ready()
+            self._process = self._start(limits, layers, theirs.fileno())
+        self._hear_hello()
+        self._listener = threading.Thread(target=self._listen, name="sandbox-zygote", daemon=True)
+        self._listener.start()
 
-    def execute(self, code: str, images: Mapping[str, Pixels], limits: Limits) -> Outcome:
-        """Runs code in a child of its own; raises `ZygoteDied` when nobody can say how it ended."""
-        channel, child_end = socket.socketpair()
-        reports, zygote_end = socket.socketpair()
-        with channel, reports:
-            for end in (channel, reports):
-                end.settimeout(limits.wall_s + _GRACE_S)
+    def take(self) -> Child:
+        """A child that waits for code; raises `ZygoteDied` or `Unconfined`."""
+        with self._changed:
+            if self._is_gone():
+                raise ZygoteDied("it is gone")
+            while self._ready and self._ready[0].has_ended():
+                self._ready.popleft().end()  # killed while it waited
+            self._waiting += 1
             try:
-                with child_end, zygote_end:
-                    fds = [child_end.fileno(), zygote_end.fileno()]
-                    socket.send_fds(self._control, [json.dumps(asdict(limits)).encode()], fds)
-                with suppress(BrokenPipeError, ConnectionResetError):  # it ended before it listened
-                    _send_request(channel, code, images)
-                answer = read_answer(channel)
-                channel.close()  # whoever still writes is stopped
-                report = frames.Report.unpack(reports.recv(1024))
-            except struct.error as error:
-                raise ZygoteDied("its process ended while the code ran") from error
-            except OSError as error:
-                raise ZygoteDied(f"its process does not answer: {error}") from error
-        return judge(answer, report, limits)
+                if len(self._ready) + self._ordered < self._waiting:
+                    self._order()
+                if not self._changed.wait_for(lambda: self._ready or self._is_dead, _START_S):
+                    raise ZygoteDied("it does not fork any more")
+                if self._is_dead:
+                    raise ZygoteDied("it is gone")
+                child = self._ready.popleft()
+            finally:
+                self._waiting -= 1
+        try:
+            child.wait_until_confined()
+        except BaseException:
+            child.end()
+            raise
+        return child
+
+    def top_up(self) -> None:
+        """Has it fork until enough children are ready."""
+        with self._changed, suppress(ZygoteDied):
+            while len(self._ready) + self._ordered < self._spares:
+                self._order()
 
     def stop(self) -> str:
-        """Ends it and its children, removes its scratch; the last line it complained."""
-        self._control.close()
+        """Ends it, its children and their files; the last line that it complained."""
+        with suppress(OSError):
+            self._control.shutdown(socket.SHUT_RDWR)
         try:
             _, complaint = self._process.communicate(timeout=_GRACE_S)
         except subprocess.TimeoutExpired:
             self._process.kill()
             _, complaint = self._process.communicate()
-        shutil.rmtree(self._scratch, ignore_errors=True)
+        self._control.close()
+        for child in self._ready:  # the others are their sessions' to end
+            child.end()
+        if self._root is not None and self._lock_fd is not None:
+            with suppress(FileNotFoundError):
+                scratch.wipe(self._root)
+            os.close(self._lock_fd)
+            self._lock_fd = None
         return complaint.decode("utf-8", "replace").strip().rpartition("\n")[2]
 
-    def _wait_until_ready(self) -> None:
-        self._control.settimeout(_START_S)
-        with suppress(OSError):
-            if self._control.recv(16):
-                return
-        raise UserError(
-            f"the sandbox's Python ({sys.executable}) does not start: {self.stop()}; "
-            "check that it imports numpy, cv2 and PIL"
+    def _start(self, limits: Limits, layers: Layers, control_fd: int) -> subprocess.Popen[bytes]:
+        settings = {"control_fd": control_fd, "limits": asdict(limits)}
+        kept = [control_fd] if self._lock_fd is None else [control_fd, self._lock_fd]
+        return subprocess.Popen(
+            command(layers, {**settings, "scratch": self._root or SCRATCH}),
+            pass_fds=kept,
+            env=_ENVIRONMENT,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            start_new_session=True,  # Ctrl-C is for the trainer, which then closes us
         )
 
+    def _hear_hello(self) -> None:
+        self._control.settimeout(_START_S)
+        message = b""
+        with suppress(OSError):
+            message = self._control.recv(16)
+        if not message.startswith(HELLO):
+            raise Unconfined(self.stop() or "its Python does not start")
+        self._control.settimeout(None)
+        [self.landlock_abi] = NUMBER.unpack(message[1:])
 
-def _send_request(channel: socket.socket, code: str, images: Mapping[str, Pixels]) -> None:
-    request = {"code": code, "names": list(images)}
-    frames.send(channel, frames.REQUEST, json.dumps(request).encode())
-    for pixels in images.values():
-        frames.send_image(channel, pixels)
+    def _is_gone(self) -> bool:
+        """Whether it has died, also where its children do not know yet."""
+        with suppress(BlockingIOError):
+            return not self._control.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT)
+        return False
+
+    def _order(self) -> None:
+        try:
+            self._control.send(FORK)
+        except OSError as error:
+            raise ZygoteDied(f"it is gone: {error}") from error
+        self._ordered += 1
+
+    def _listen(self) -> None:
+        """Takes in what it says, until it is gone."""
+        try:
+            while True:
+                message, fds, _, _ = socket.recv_fds(self._control, 64, 2)
+                if not message:
+                    return
+                with self._changed:
+                    self._hear(message, fds)
+                    self._changed.notify_all()
+        except OSError:
+            pass  # we closed it
+        finally:
+            with self._changed:
+                self._is_dead = True
+                for child in self._children.values():
+                    child.report.set_exception(ZygoteDied("it died while the code ran"))
+                self._changed.notify_all()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_GRACE_S)
+
+    def _hear(self, message: bytes, fds: list[int]) -> None:
+        kind, payload = message[:1], message[1:]
+        if kind == BORN:
+            [number] = NUMBER.unpack(payload)
+            channel, pidfd = fds
+            self._children[number] = child = Child(socket.socket(fileno=channel), pidfd)
+            self._ready.append(child)
+            self._ordered -= 1
+        elif kind == ENDED:
+            report = Report.unpack(payload)
+            self._children.pop(report.number).report.set_result(report)

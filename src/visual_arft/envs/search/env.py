@@ -63,7 +63,7 @@ class SearchEnv:
                 which may be left out, where the earlier steps go; without it they go to the end.
             actions: what the policy may do beside answering: `search`, `read`, `look`.
             special_tokens: of the policy's tokenizer; text from outside cannot write them. Those
-                of the form `<|…|>` are known without saying.
+                of common models are known without saying.
             free: let it read and look at any address, not only at those that came into sight.
         """
         self.context = context
@@ -125,9 +125,9 @@ def _last_images(turns: Sequence[Turn]) -> Sequence[Image]:
 def _information(task: Task, number: int, turn: Turn, special_tokens: Sequence[str]) -> str:
     """What a search brought, as the policy reads it.
 
-    Text from outside is data: the grammar's own tags and the policy's control tokens in it are
-    defused here. Where this package makes the tokens itself they would be plain text in any case;
-    a server that is sent this text takes them at their word.
+    Text from outside is data: the grammar's own tags in it, the control tokens of common models and
+    those the env was told of are defused here. Where this package makes the tokens itself they
+    would be plain text in any case; a server that is sent this text takes them at their word.
     """
     if turn.result is None:
         raise UserError(
