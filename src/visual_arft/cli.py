@@ -10,6 +10,8 @@ import click
 from rich.console import Console
 
 from visual_arft.bench.settings import BenchConfig, Engine, Mode
+from visual_arft.envs.search.actions import SearchAction
+from visual_arft.envs.search.recording.mode import Mode as RecordingMode
 from visual_arft.errors import UserError
 from visual_arft.exits import Commands, records_in
 
@@ -23,7 +25,20 @@ TASKS = {"coding": ("coding",), "search": ("search",), "both": ("coding", "searc
 FOLDER = click.Path(file_okay=False, path_type=Path)
 FILE = click.Path(path_type=Path)
 CORPUS = click.option(
-    "--corpus", type=FILE, help='What is searched: JSON lines of {"id", "contents"}.'
+    "--corpus",
+    metavar="ENGINE",
+    help="What is searched: an index, JSON lines, a retrieval server, or a web search; "
+    "see arft search query --help.",
+)
+RECORDING = click.option(
+    "--recording", type=FILE, help="A file that every answer of the search goes into."
+)
+RECORDING_MODE = click.option(
+    "--recording-mode",
+    type=click.Choice(get_args(RecordingMode)),
+    default="replay-or-live",
+    show_default=True,
+    help="What is done with it: `replay` asks nothing else, `record` asks anew.",
 )
 AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
 MODEL = "`tiny`, a folder saved by transformers, a hub id, or a run of ours."
@@ -100,6 +115,15 @@ def train(
 @click.option("--mode", type=click.Choice(get_args(Mode)), default="agent", show_default=True)
 @click.option("--data", type=FILE, help="The benchmark's file or folder; mini-MAT needs none.")
 @CORPUS
+@RECORDING
+@RECORDING_MODE
+@click.option(
+    "--action",
+    "actions",
+    type=click.Choice(get_args(SearchAction)),
+    multiple=True,
+    help="What a search agent may do; once for each. `read` and `look` open pages of the web.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Play the first N tasks only.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
 @click.option("--out", type=FOLDER, help="The run's folder; runs/SUITE-MODEL-MODE when not given.")
@@ -111,7 +135,10 @@ def bench(
     engine: Engine,
     mode: Mode,
     data: Path | None,
-    corpus: Path | None,
+    corpus: str | None,
+    recording: Path | None,
+    recording_mode: RecordingMode,
+    actions: tuple[SearchAction, ...],
     limit: int | None,
     temperature: float,
     out: Path | None,
@@ -140,6 +167,9 @@ def bench(
         mode=mode,
         data=data,
         corpus=corpus,
+        recording=recording,
+        recording_mode=recording_mode,
+        actions=actions or None,
         temperature=temperature,
         seed=seed,
     )
@@ -189,7 +219,7 @@ def view(run: Path, port: int, pages: Path | None) -> None:
 @CORPUS
 @AS_JSON
 def chat(
-    image: Path, question: str, model: str, env: EnvName, corpus: Path | None, as_json: bool
+    image: Path, question: str, model: str, env: EnvName, corpus: str | None, as_json: bool
 ) -> None:
     """Ask about an image and watch the episode.
 
@@ -205,6 +235,103 @@ def chat(
     trajectory = play(image, question, model=model, env=env, corpus=corpus, tell=_tell)
     click.echo(f"({trajectory.stop_reason})", err=True)
     click.echo(trajectory.model_dump_json(indent=2) if as_json else trajectory.answer or "")
+
+
+@main.group(
+    cls=Commands,
+    epilog="Start here: arft search build wiki.jsonl --out wiki.index, then "
+    "arft search query wiki.index 'Eiffel Tower'.",
+)
+def search() -> None:
+    """Build, ask and serve what an agent searches."""
+
+
+@search.command(name="build", epilog="Example: arft search build wiki.jsonl --out wiki.index")
+@click.argument("sources", metavar="SOURCE...", type=FILE, nargs=-1, required=True)
+@click.option("--out", type=FOLDER, required=True, help="The index's folder.")
+def build_index(sources: tuple[Path, ...], out: Path) -> None:
+    """Build an index on disk.
+
+    A SOURCE is JSON lines or parquet of passages, {"id", "contents"} or {"id", "title", "text"}, or
+    a folder that holds such files, or Markdown, HTML and text. What was interrupted goes on when
+    the same command is run again; until it has ended there is no index at --out.
+    """
+    from visual_arft.experiment.indexing import build
+
+    go_on = " ".join(["arft search build", *map(str, sources), f"--out {out}"])
+    with records_in(out, go_on):
+        manifest = build(sources, out)
+    click.echo(f"{out}: {manifest.passages:,} passages")
+
+
+@search.command(epilog="Example: arft search query wiki.index 'Eiffel Tower' --limit 3")
+@click.argument("engine")
+@click.argument("query")
+@click.option("--limit", type=click.IntRange(1, 100), default=5, show_default=True)
+@RECORDING
+@RECORDING_MODE
+@AS_JSON
+def query(
+    engine: str,
+    query: str,
+    limit: int,
+    recording: Path | None,
+    recording_mode: RecordingMode,
+    as_json: bool,
+) -> None:
+    """Ask an engine once.
+
+    ENGINE is an index's folder; a corpus (JSON lines, parquet, or a folder of texts), which is then
+    indexed in memory; the address of a retrieval server, http://HOST:PORT; or one of serper, brave,
+    tavily, ddgs and searxng=http://HOST:PORT. Keys are taken from SERPER_API_KEY, BRAVE_API_KEY and
+    TAVILY_API_KEY.
+    """
+    from visual_arft.experiment.indexing import ask
+
+    if not query.strip():
+        raise UserError(f"the query {query!r} is empty; say what to look for")
+    results = ask(engine, query, limit, recording, recording_mode)
+    if as_json:
+        click.echo(
+            json.dumps([each.model_dump() for each in results], indent=2, ensure_ascii=False)
+        )
+        return
+    for number, each in enumerate(results, start=1):
+        click.echo(f"{number}. {each.title or each.url}\n   {each.url}\n   {each.snippet[:300]}")
+    if not results:
+        click.echo("nothing was found", err=True)
+
+
+@search.command(epilog="Example: arft search serve wiki.index --port 8000")
+@click.argument("index", type=FOLDER)
+@click.option("--host", default="127.0.0.1", show_default=True, help="0.0.0.0 serves a network.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8000, show_default=True)
+def serve(index: Path, host: str, port: int) -> None:
+    """Serve an index to other programs.
+
+    It speaks the protocol of Search-R1's retrieval server: POST /retrieve. There is no password.
+    """
+    from visual_arft.envs.search.index import IndexSearcher
+    from visual_arft.envs.search.serve import server
+
+    with server(IndexSearcher(index), host, port) as running:
+        where = f"http://{host}:{running.server_port}/retrieve"
+        click.echo(f"{where} serves {index}; Ctrl-C ends it", err=True)
+        running.serve_forever()
+
+
+@search.command(epilog="Example: arft search stats wiki.index --json")
+@click.argument("path", type=FILE)
+@AS_JSON
+def stats(path: Path, as_json: bool) -> None:
+    """Say what an index or a recording holds."""
+    from visual_arft.experiment.indexing import stats_of
+
+    found = stats_of(path)
+    if as_json:
+        click.echo(json.dumps(found, indent=2, ensure_ascii=False))
+    else:
+        click.echo("\n".join(f"{name}: {value}" for name, value in found.items()))
 
 
 @main.command(epilog="Example: arft doctor --json")

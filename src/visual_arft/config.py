@@ -17,6 +17,8 @@ import tomli_w
 from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from visual_arft.envs.search.actions import SearchAction
+from visual_arft.envs.search.recording.mode import Mode as RecordingMode
 from visual_arft.errors import UserError
 from visual_arft.model.settings import ModelConfig
 from visual_arft.sandbox.settings import SandboxConfig
@@ -47,8 +49,14 @@ class DataConfig(Record):
     """`mini-mat-coding`, `mini-mat-search`, `practice` (for a base model), or a file or folder."""
     held_out: Count = 400
     """Tasks kept for measuring, never trained on."""
-    corpus: Path | None = None
-    """JSONL of passages to search, `{"id", "contents"}` a line; mini-MAT brings its own."""
+    corpus: str | None = None
+    """What is searched, such as an index, JSONL or `http://HOST:PORT`; mini-MAT brings its own."""
+    recording: Path | None = None
+    """The file that the search's answers go into, or come from."""
+    recording_mode: RecordingMode = "replay-or-live"
+    """What is done with the recording: `live`, `record`, `replay` or `replay-or-live`."""
+    actions: tuple[SearchAction, ...] = ("search",)
+    """What the search agent may do; `read` and `look` open pages of the web."""
     prompt_file: Path | None = None
     """Text of the instructions, with `{question}` in it; without one, our own are used."""
     minilm: Path | None = None

@@ -20,6 +20,7 @@ from PIL import features
 from rich.markup import escape
 from rich.table import Table
 
+from visual_arft.envs.search.look.browser import find_chromium
 from visual_arft.errors import ArftError
 from visual_arft.provenance import versions
 from visual_arft.sandbox import Sandbox
@@ -52,6 +53,7 @@ def findings() -> Iterator[Finding]:
     yield from _torch()
     yield from _sandbox()
     yield _fonts()
+    yield _chromium()
 
 
 def table(found: list[Finding]) -> Table:
@@ -134,6 +136,16 @@ def _sandbox() -> Iterator[Finding]:
         ok=True,
         found=f"{confinement}; {len(ATTACKS)} attacks on itself failed",
         remedy=confinement.advice,
+    )
+
+
+def _chromium() -> Finding:
+    path = find_chromium()
+    return Finding(
+        name="Chromium",
+        ok=path is not None,
+        found=path or "none; only looking at pages needs it",
+        remedy="" if path else "install the package chromium-headless-shell or chromium",
     )
 
 

@@ -7,13 +7,13 @@ once; `play_freely` lets each episode run ahead, for a server that batches on it
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import cast
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 
 from visual_arft.episode import Episode
 from visual_arft.errors import EpisodeError, TokenMismatch, ToolFailure
 from visual_arft.policies import Policy
-from visual_arft.tools import OpenTool, StatefulTool, Tools
+from visual_arft.tools import SessionTool, Tool, Tools
 from visual_arft.types import Prompt, ToolCall, Trajectory
 
 
@@ -34,18 +34,43 @@ async def rounds(
 
     A round is one call of the policy for all pending prompts, then all pending tool calls at once.
     """
-    opened = {id(episode): _open(tools) for episode in episodes}
-    try:
+    async with AsyncExitStack() as sessions:
+        own = [_EpisodeTools(tools) for _ in episodes]
+        for each in own:
+            sessions.push_async_callback(each.close)
         while any(episode.pending is not None for episode in episodes):
             await _reply(episodes, policy)
-            await _run_tools(episodes, opened)
-            for episode in episodes:
-                if episode.pending is None:
-                    _close(opened[id(episode)], tools)
+            await _run_tools(episodes, own)
             yield episodes
-    finally:
-        for own in opened.values():
-            _close(own, tools)
+
+
+class _EpisodeTools:
+    """The tools of one episode: those that keep something between calls are its own."""
+
+    def __init__(self, tools: Tools) -> None:
+        self._shared = tools
+        self._own: dict[str, Tool] = {}
+        self._sessions = AsyncExitStack()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._shared
+
+    @property
+    def names(self) -> str:
+        return ", ".join(sorted(self._shared)) or "none"
+
+    async def tool(self, name: str) -> Tool:
+        """The tool of a name; a session opens with its first call."""
+        if name not in self._own:
+            tool = self._shared[name]
+            if isinstance(tool, SessionTool):
+                tool = await self._sessions.enter_async_context(tool.session())
+            self._own[name] = tool
+        return self._own[name]
+
+    async def close(self) -> None:
+        """Ends the sessions; a second time does nothing."""
+        await self._sessions.aclose()
 
 
 async def play_freely(
@@ -77,37 +102,27 @@ async def _reply(episodes: Sequence[Episode], policy: Policy) -> None:
         episode.act(completion)
 
 
-async def _run_tools(episodes: Sequence[Episode], opened: Mapping[int, Tools]) -> None:
-    waiting = [(each, each.pending) for each in episodes if isinstance(each.pending, ToolCall)]
-    await asyncio.gather(
-        *(_run_tool(episode, call, opened[id(episode)]) for episode, call in waiting)
-    )
+async def _run_tools(episodes: Sequence[Episode], own: Sequence[_EpisodeTools]) -> None:
+    both = list(zip(episodes, own, strict=True))
+    waiting = [
+        (each, each.pending, tools) for each, tools in both if isinstance(each.pending, ToolCall)
+    ]
+    await asyncio.gather(*(_run_tool(*each) for each in waiting))
+    for episode, tools in both:
+        if episode.pending is None:
+            await tools.close()
 
 
-async def _run_tool(episode: Episode, call: ToolCall, tools: Tools) -> None:
+async def _run_tool(episode: Episode, call: ToolCall, tools: _EpisodeTools) -> None:
     if call.tool not in tools:
-        known = ", ".join(sorted(tools)) or "none"
         raise EpisodeError(
             f"task {episode.task.id!r} asks for the tool {call.tool!r} and the rollout has "
-            f"{known}; pass the tool in `tools`"
+            f"{tools.names}; pass the tool in `tools`"
         )
     try:
-        result = await tools[call.tool].run(call)
+        tool = await tools.tool(call.tool)
+        result = await tool.run(call)
     except ToolFailure as failure:
         episode.abort(str(failure))
     else:
         episode.observe(result)
-
-
-def _open(tools: Tools) -> Tools:
-    """The tools for one episode: its own, where they keep state."""
-    return {
-        name: tool.open() if isinstance(tool, StatefulTool) else tool
-        for name, tool in tools.items()
-    }
-
-
-def _close(own: Tools, tools: Tools) -> None:
-    for name, tool in own.items():
-        if tool is not tools[name]:
-            cast(OpenTool, tool).close()

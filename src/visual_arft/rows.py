@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,10 +25,26 @@ def read_rows(path: Path, kind: type[Row]) -> list[Row]:
         ) from None
     except UnicodeDecodeError as error:
         raise UserError(f"{path}: {error}; save the file as UTF-8") from None
-    rows = [_checked(path, number, row, kind) for number, row in _rows(path, text)]
+    rows = [check_row(path, number, row, kind) for number, row in _rows(path, text)]
     if not rows:
         raise UserError(f"{path}: the file has no rows; give one that has")
     return rows
+
+
+def stream_rows(path: Path, kind: type[Row]) -> Iterator[Row]:
+    """The rows of a JSONL file, plain or gzipped, one by one: for files larger than memory."""
+    opened = gzip.open if path.suffix == ".gz" else open
+    number = 0
+    try:
+        with opened(path, "rt", encoding="utf-8-sig", newline="\n") as file:
+            for number, line in enumerate(file, start=1):
+                if line.strip():
+                    yield check_row(path, number, _parse(f"{path}, row {number}", line), kind)
+    except UnicodeDecodeError as error:
+        where = f"{path}, after row {number}"
+        raise UserError(f"{where}: {error.reason}; save the file as UTF-8") from None
+    except (EOFError, gzip.BadGzipFile) as error:
+        raise UserError(f"{path}, after row {number}: {error}; download the file again") from None
 
 
 def find_table(path: Path) -> Path:
@@ -60,7 +77,8 @@ def _parse(where: str, text: str) -> Any:
         raise UserError(f"{where}: not JSON: {error}; mend it there") from None
 
 
-def _checked(path: Path, number: int, row: object, kind: type[Row]) -> Row:
+def check_row(path: Path, number: int, row: object, kind: type[Row]) -> Row:
+    """A row read as `kind`; raises `UserError` naming the file, the row and the key."""
     try:
         return kind.model_validate(row)
     except ValidationError as error:

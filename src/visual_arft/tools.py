@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractAsyncContextManager
 from typing import Protocol, runtime_checkable
 
 from visual_arft.types import ToolCall, ToolResult
@@ -20,20 +21,15 @@ class Tool(Protocol):
         ...
 
 
-class OpenTool(Tool, Protocol):
-    """A tool in the hands of one episode, whose calls share what they leave behind."""
-
-    def close(self) -> None:
-        """Gives back what it holds; a second time does nothing."""
-        ...
-
-
 @runtime_checkable
-class StatefulTool(Tool, Protocol):
-    """A tool that each episode opens for itself; its `run` is a call outside any episode."""
+class SessionTool(Tool, Protocol):
+    """A tool that keeps something between the calls of an episode: variables, an open page.
 
-    def open(self) -> OpenTool:
-        """The tool for one episode."""
+    Its own `run` is a call outside any episode.
+    """
+
+    def session(self) -> AbstractAsyncContextManager[Tool]:
+        """What one episode uses, from its first call to its end."""
         ...
 
 

@@ -90,6 +90,8 @@ class ToolResult(Record):
     text: str = ""
     images: tuple[Image, ...] = ()
     error: str | None = None
+    links: tuple[str, ...] = ()
+    """The addresses that it shows, in order; of a search, one for each result."""
 
 
 class Turn(Record):

@@ -83,14 +83,11 @@ def steps(sandbox: Sandbox, *codes: str) -> list[ToolResult]:
     """What an episode is told of these steps, each on the same picture."""
 
     async def play() -> list[ToolResult]:
-        tool = PythonSessions(sandbox, IMAGES).open()
         calls = [
             ToolCall(tool="python", arguments={"code": code}, images=(PICTURE,)) for code in codes
         ]
-        try:
-            return [await tool.run(call) for call in calls]
-        finally:
-            tool.close()
+        async with PythonSessions(sandbox, IMAGES).session() as session:
+            return [await session.run(call) for call in calls]
 
     return asyncio.run(play())
 

@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 
 from visual_arft.envs.search.data import (
-    load_corpus,
     load_mat_search,
     load_multihop,
     load_search_steps,
 )
-from visual_arft.envs.search.engines import Passage
 from visual_arft.envs.search.env import SearchEnv
 from visual_arft.errors import UserError
 from visual_arft.images import MemoryImages, encode
@@ -95,16 +93,6 @@ def test_a_training_row_may_begin_or_end_an_episode(tmp_path: Path):
     assert task.answers == ("75",)
 
 
-def test_a_corpus_is_read_line_by_line_and_blank_lines_do_not_count(tmp_path: Path):
-    path = tmp_path / "corpus.jsonl"
-    path.write_text('{"id": "0", "contents": "\\"A\\"\\nB"}\n\n{"id": 1, "contents": "C"}\n')
-    assert load_corpus(path) == [
-        Passage(id="0", contents='"A"\nB'),
-        Passage(id="1", contents="C"),
-    ]
-    assert [passage.title for passage in load_corpus(path)] == ["A", "C"]
-
-
 @pytest.mark.parametrize(
     ("row", "message"),
     [
@@ -159,16 +147,16 @@ def test_a_file_that_holds_no_rows_is_an_error(tmp_path: Path, text: str, messag
     path = tmp_path / "corpus.json"
     path.write_text(text)
     with pytest.raises(UserError, match=message):
-        load_corpus(path)
+        load_multihop(path)
 
 
 def test_a_file_that_is_not_there_is_an_error(tmp_path: Path):
     with pytest.raises(UserError, match=r"corpus.jsonl: No such file.*; give the path"):
-        load_corpus(tmp_path / "corpus.jsonl")
+        load_multihop(tmp_path / "corpus.jsonl")
 
 
 def test_a_line_that_is_not_json_is_named(tmp_path: Path):
     path = tmp_path / "corpus.jsonl"
-    path.write_text('{"id": 0, "contents": "A"}\nLEGO\n')
+    path.write_text('{"id": 0, "question": "A", "golden_answers": ["B"]}\nLEGO\n')
     with pytest.raises(UserError, match=r"corpus.jsonl, row 2: not JSON"):
-        load_corpus(path)
+        load_multihop(path)

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from visual_arft.envs.search.engines import (
+from visual_arft.envs.search.backends.memory import (
     Bm25Searcher,
     OfflineSearcher,
     Passage,

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from visual_arft import tags
-from visual_arft.envs.search.engines import OfflineSearcher
+from visual_arft.envs.search.backends.memory import OfflineSearcher
 from visual_arft.envs.search.env import SearchEnv
 from visual_arft.envs.search.tool import SearchTool
 from visual_arft.episode import Episode, replay

@@ -96,7 +96,7 @@ def test_a_scripted_agent_searches_the_corpus_it_is_given(tmp_path: Path):
         model=script(tmp_path, {"<information> 1.": FOUND, "Who keeps Oslo?": SEEK}),
         engine="scripted",
         data=tmp_path / "tasks.jsonl",
-        corpus=tmp_path / "corpus.jsonl",
+        corpus=str(tmp_path / "corpus.jsonl"),
     )
     report = bench(config, tmp_path / "run")
     assert (report.overall["paper"].em, report.mean_turns) == (100.0, 2.0)

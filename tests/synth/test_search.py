@@ -6,7 +6,7 @@ from typing import Literal
 
 import pytest
 
-from visual_arft.envs.search.engines import Bm25Searcher
+from visual_arft.envs.search.backends.memory import Bm25Searcher
 from visual_arft.envs.search.env import SearchEnv
 from visual_arft.episode import replay
 from visual_arft.images import MemoryImages

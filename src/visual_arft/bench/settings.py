@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from pydantic import Field, ValidationError
 
+from visual_arft.envs.search.actions import SearchAction
+from visual_arft.envs.search.recording.mode import Mode as RecordingMode
 from visual_arft.errors import UserError
 from visual_arft.types import Record
 
@@ -28,8 +30,14 @@ class BenchConfig(Record):
     """`direct` answers at once; `agent` plays as the model was trained to, or else as the paper."""
     data: Path | None = None
     """The benchmark's file or folder, where it does not make its own tasks."""
-    corpus: Path | None = None
-    """JSONL of passages to search, `{"id", "contents"}` a line."""
+    corpus: str | None = None
+    """What is searched: an index, JSONL, a retrieval server's address, or a web search's name."""
+    recording: Path | None = None
+    """The file that the search's answers go into, or come from."""
+    recording_mode: RecordingMode = "replay-or-live"
+    """What is done with the recording."""
+    actions: tuple[SearchAction, ...] | None = None
+    """What a search agent may do; None for what it was trained to, or else to search."""
     temperature: Annotated[float, Field(ge=0)] = 0.0
     """Of sampling; 0 is greedy."""
     seed: int = 0

@@ -14,7 +14,7 @@ import click
 
 from visual_arft.config import RECIPES, load_recipe
 from visual_arft.envs.coding.env import PYTHON
-from visual_arft.envs.search.engines import Silent
+from visual_arft.envs.search.backends.memory import Silent
 from visual_arft.envs.search.env import SEARCH
 from visual_arft.envs.search.tool import SearchTool
 from visual_arft.errors import UserError

@@ -185,16 +185,23 @@ def _search_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:
             f"data.source = {recipe.data.source!r} is played with search, and data.corpus is not "
             'set; give a JSONL of passages, {"id", "contents"} a line'
         )
-    tool: Tools = search_tools(corpus) if corpus else {}
+    tools = _no_tools
+    if corpus is not None:
+        data = recipe.data
+        tools = search_tools(corpus, data.recording, data.recording_mode, data.actions)
     return Game(
-        env=search_env(recipe.context, template_of(recipe)),
-        tools=lambda images: tool,
+        env=search_env(recipe.context, template_of(recipe), actions=recipe.data.actions),
+        tools=tools,
         train=lambda images: cycle(split(recipe, read(images))[0], recipe.seed),
         held_out=lambda images: split(recipe, read(images))[1],
-        held_out_tools=lambda images: tool,
+        held_out_tools=tools,
         rewards=_search_rewards(recipe),
         demonstrations=None,
     )
+
+
+def _no_tools(images: Images) -> Tools:
+    return {}
 
 
 def _common(*, cjk: bool) -> dict[str, Reward]:

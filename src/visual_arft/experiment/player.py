@@ -8,6 +8,7 @@ from typing import Literal
 
 from visual_arft.bench.settings import Mode
 from visual_arft.config import Context, Recipe, load_recipe
+from visual_arft.envs.search.actions import SEARCH, SearchAction
 from visual_arft.episode import Env
 from visual_arft.errors import UserError
 from visual_arft.experiment.rules import (
@@ -36,6 +37,8 @@ class Player:
     """Whether it was trained to answer at once."""
     is_tiny: bool = False
     """Whether it knows the wording of the tiny model."""
+    actions: tuple[SearchAction, ...] = (SEARCH,)
+    """What a search agent may do beside answering."""
     run: Path | None = None
     """The run it was trained in."""
     max_turns: int = 5
@@ -47,8 +50,10 @@ class Player:
         if mode == "direct" or (mode == "agent" and self.is_direct):
             template = self.template if self.is_direct else None
             return direct_env(template, tiny=self.is_tiny)
-        make = coding_env if self.env == "coding" else search_env
-        return make(self.context_in(mode), self.template, tiny=self.is_tiny)
+        context = self.context_in(mode)
+        if self.env == "coding":
+            return coding_env(context, self.template, tiny=self.is_tiny)
+        return search_env(context, self.template, tiny=self.is_tiny, actions=self.actions)
 
     def context_in(self, mode: Mode) -> Context:
         """How its prompts follow from each other."""
@@ -90,6 +95,7 @@ def _trained(run: Path, folder: Path, env: EnvName) -> Player:
         context=recipe.context,
         template=_template(recipe, env),
         is_direct=recipe.direct,
+        actions=recipe.data.actions,
         is_tiny=is_tiny(recipe),
         run=run,
         max_turns=recipe.grpo.max_turns,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from visual_arft.bench.settings import BenchConfig
 from visual_arft.bench.suites import suite
 from visual_arft.envs.coding.data import load_mat_coding
 from visual_arft.envs.search.data import load_mat_search, load_multihop
+from visual_arft.envs.search.engines import ENGINES
 from visual_arft.envs.search.env import SEARCH
 from visual_arft.episode import Episode
 from visual_arft.errors import UserError
@@ -48,6 +50,8 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
     """Plays a benchmark into a folder and scores it; what is recorded there is not played again."""
     talk, store, rules = Talk(), Store(out), suite(config.suite)
     player = find_player(config.model, rules.env)
+    if config.actions is not None:
+        player = replace(player, actions=config.actions)
     if player.run is not None and config.mode == "agent":
         how = "at once" if player.is_direct else f"in the {player.context} context"
         talk.line(f"{config.model} plays as it was trained to: {how}")
@@ -56,8 +60,16 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
         tools: Tools = {}
         if config.mode != "direct":
             mini = config.suite in MINI
-            make_python = partial(python_tools, sandbox, player.context_in(config.mode))
-            tools = _tools(rules.env, store.images, make_python, config.corpus, mini=mini)
+            python = partial(python_tools, sandbox, player.context_in(config.mode))
+            search = partial(
+                search_tools,
+                recording=config.recording,
+                mode=config.recording_mode,
+                actions=player.actions,
+            )
+            tools = _tools(
+                rules.env, store.images, config.corpus, python=python, search=search, mini=mini
+            )
         policy = _policy(config, player, store.images)
         write_run(out, config, sys.argv)
         played = asyncio.run(
@@ -78,15 +90,16 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
 
 
 def chat(
-    image: Path, question: str, *, model: str, env: EnvName, corpus: Path | None, tell: Tell
+    image: Path, question: str, *, model: str, env: EnvName, corpus: str | None, tell: Tell
 ) -> Trajectory:
     """One episode about an image."""
     images = MemoryImages()
     task = Task(id=image.name, question=question, answers=(), images=(load(image, images),))
     player = find_player(model, env)
     with Sandbox() as sandbox:
-        make_python = partial(python_tools, sandbox, player.context)
-        tools = _tools(env, images, make_python, corpus, mini=player.is_tiny)
+        python = partial(python_tools, sandbox, player.context)
+        search = partial(search_tools, actions=player.actions)
+        tools = _tools(env, images, corpus, python=python, search=search, mini=player.is_tiny)
         policy = _sampler(player, Sampling(temperature=0), images)
         episode = Episode(task, player.rules("agent"), max_turns=player.max_turns)
         asyncio.run(_watch(episode, policy, tools, tell))
@@ -117,24 +130,22 @@ def _tasks(config: BenchConfig, images: Images, limit: int | None) -> Sequence[T
 def _tools(
     env: EnvName,
     images: Images,
-    make_python: Callable[[Images], Tools],
-    corpus: Path | None,
+    corpus: str | None,
     *,
+    python: Callable[[Images], Tools],
+    search: Callable[[str], Callable[[Images], Tools]],
     mini: bool,
 ) -> Tools:
     """What the actions of a game can ask for; `mini` searches mini-MAT's corpus if no other."""
     if env == "coding":
         if corpus is not None:
             raise UserError(f"--corpus {corpus}: the coding agent does not search; leave it out")
-        return make_python(images)
+        return python(images)
     if corpus is not None:
-        return search_tools(corpus)
+        return search(corpus)(images)
     if mini:
         return {SEARCH: MiniMatSearch(TEST, 0, images).tool()}
-    raise UserError(
-        "the agent searches a corpus, and --corpus is not given; give a JSONL of passages, "
-        '{"id", "contents"} a line'
-    )
+    raise UserError(f"the agent searches, and --corpus is not given; give {ENGINES}")
 
 
 def _policy(config: BenchConfig, player: Player, images: Images) -> Policy:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from visual_arft.config import Context, Recipe
@@ -10,17 +12,22 @@ from visual_arft.envs.coding.env import PYTHON, CodingEnv, Wording
 from visual_arft.envs.coding.tool import PythonSessions, PythonTool
 from visual_arft.envs.direct import DEFAULT_TEMPLATE as DIRECT_TEMPLATE
 from visual_arft.envs.direct import DirectEnv
-from visual_arft.envs.search.data import load_corpus
-from visual_arft.envs.search.engines import Bm25Searcher
-from visual_arft.envs.search.env import DEFAULT_TEMPLATE as SEARCH_TEMPLATE
+from visual_arft.envs.search.actions import LOOK, READ, SearchAction
+from visual_arft.envs.search.egress import Guard
+from visual_arft.envs.search.egress.denied import DATASET_HOSTS
+from visual_arft.envs.search.embedder import Embedder
+from visual_arft.envs.search.engines import engine_name, open_engine
 from visual_arft.envs.search.env import SEARCH, SearchEnv
+from visual_arft.envs.search.look.tool import LookTool
+from visual_arft.envs.search.read.tool import ReadTool
+from visual_arft.envs.search.recording import Desk, Mode, RecordedSearcher, Recording
 from visual_arft.envs.search.tool import SearchTool
 from visual_arft.errors import UserError
 from visual_arft.images import Images
 from visual_arft.sandbox import Sandbox
 from visual_arft.synth import coding as mini_coding
 from visual_arft.synth import search as mini_search
-from visual_arft.tools import Tools
+from visual_arft.tools import Tool, Tools
 
 PRACTICE = "practice"
 """The data source of a base model: no tasks, no tools."""
@@ -33,9 +40,16 @@ def coding_env(context: Context, template: str | None = None, *, tiny: bool = Fa
     return CodingEnv(context, template or default, wording)
 
 
-def search_env(context: Context, template: str | None = None, *, tiny: bool = False) -> SearchEnv:
+def search_env(
+    context: Context,
+    template: str | None = None,
+    *,
+    tiny: bool = False,
+    actions: Sequence[SearchAction] = (SEARCH,),
+) -> SearchEnv:
     """The search agent's rules; the tiny model has instructions of its own."""
-    return SearchEnv(context, template or (mini_search.TEMPLATE if tiny else SEARCH_TEMPLATE))
+    own = mini_search.TEMPLATE if tiny else ""
+    return SearchEnv(context, template or own, actions=actions)
 
 
 def direct_env(template: str | None = None, *, tiny: bool = False) -> DirectEnv:
@@ -67,6 +81,51 @@ def python_tools(sandbox: Sandbox, context: Context, images: Images) -> Tools:
     return {PYTHON: make(sandbox, images)}
 
 
-def search_tools(corpus: Path) -> Tools:
-    """The search agent's tools, over a file of passages."""
-    return {SEARCH: SearchTool(Bm25Searcher(load_corpus(corpus)))}
+def search_tools(
+    engine: str,
+    recording: Path | None = None,
+    mode: Mode = "replay-or-live",
+    actions: Sequence[SearchAction] = (SEARCH,),
+) -> Callable[[Images], Tools]:
+    """The search agent's tools over an engine, which is opened once, for where pictures are kept.
+
+    None of them goes where the answers of benchmarks lie.
+    """
+    desk, guard = open_desk(recording, mode), Guard(denied=DATASET_HOSTS)
+    can_open = READ in actions or LOOK in actions
+    search = SearchTool(searcher(engine, desk), addresses=can_open, guard=guard)
+
+    def tools(images: Images) -> Tools:
+        every: dict[str, Tool] = {
+            SEARCH: search,
+            READ: ReadTool(guard, desk),
+            LOOK: LookTool(guard, images, desk),
+        }
+        return {action: every[action] for action in actions}
+
+    return tools
+
+
+def _embedder(folder: Path) -> Embedder:
+    """An embedding model of any kind."""
+    # Here, so that only who searches by vectors waits for torch.
+    from visual_arft.model.embedding import SentenceModel
+
+    return SentenceModel(folder)
+
+
+def open_desk(recording: Path | None, mode: Mode) -> Desk:
+    """Where the search agent's requests are handed in; without a recording they go to the world."""
+    if recording is None or mode == "live":
+        return Desk()
+    return Desk(Recording(recording, read_only=mode == "replay"), mode)
+
+
+def searcher(engine: str, desk: Desk) -> RecordedSearcher:
+    """The engine that a word stands for, behind a desk."""
+    opened = RecordedSearcher(
+        engine_name(engine), desk, partial(open_engine, engine, load=_embedder)
+    )
+    if desk.asks_the_world:
+        opened.open()  # so that what is wrong with it shows before anything is played
+    return opened

@@ -7,7 +7,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from visual_arft.envs.search.engines import Bm25Searcher, Sampled
+from visual_arft.envs.search.backends.memory import Bm25Searcher, Sampled
 from visual_arft.envs.search.env import SEARCH, SearchEnv
 from visual_arft.envs.search.tool import SearchTool
 from visual_arft.episode import ANSWER, Episode

@@ -10,7 +10,7 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from visual_arft.envs.search.engines import Passage
+from visual_arft.envs.search.results import Passage
 from visual_arft.synth.splits import split_of
 
 SYLLABLES = tuple(consonant + vowel for consonant in "BDFGKLMNPRSTVZ" for vowel in "aeiou")

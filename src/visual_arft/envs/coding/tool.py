@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncGenerator
+from contextlib import asynccontextmanager
 
 import cv2
 import numpy as np
 
 from visual_arft.images import Images, Pixels, decode, encode
-from visual_arft.sandbox import Outcome, Sandbox
+from visual_arft.sandbox import Outcome, Sandbox, Session
+from visual_arft.tools import Tool
 from visual_arft.types import ToolCall, ToolResult
 
 INPUT_FILE = "path_to_input_image.jpg"
@@ -83,27 +86,24 @@ class PythonTool:
 class PythonSessions(PythonTool):
     """The same tool for episodes whose steps share variables, imports and files."""
 
-    def open(self) -> PythonSession:
-        """The tool for one episode."""
-        return PythonSession(self)
+    @asynccontextmanager
+    async def session(self) -> AsyncGenerator[Tool]:
+        """What one episode runs its code with; its process ends with the block."""
+        with self.sandbox.session() as python:
+            yield _Session(self, python)
 
 
-class PythonSession:
+class _Session:
     """One episode's Python; the newest image lies in the input file at each step."""
 
-    def __init__(self, tool: PythonTool) -> None:
+    def __init__(self, tool: PythonTool, python: Session) -> None:
         self._tool = tool
-        self._session = tool.sandbox.session()
+        self._python = python
 
     async def run(self, call: ToolCall) -> ToolResult:
-        """What the call's code made, given what the calls before it left."""
-        if self._session.is_over:
-            await asyncio.to_thread(self._session.restart, replay=True)
-        result = self._tool.result(await self._session.arun(*self._tool.request(call)))
-        if self._session.is_over:
+        if self._python.is_over:
+            await asyncio.to_thread(self._python.restart, replay=True)
+        result = self._tool.result(await self._python.arun(*self._tool.request(call)))
+        if self._python.is_over:
             return result.model_copy(update={"error": f"{result.error}\n{_RESTARTED}"})
         return result
-
-    def close(self) -> None:
-        """Ends its process."""
-        self._session.close()

@@ -1,4 +1,4 @@
-"""Tasks and corpora from files: MAT-Search, multi-hop questions, the paper's training steps."""
+"""Tasks from files: MAT-Search, multi-hop questions, the paper's training steps."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Annotated
 from pydantic import BaseModel, Field
 
 from visual_arft.envs.pictures import row_image
-from visual_arft.envs.search.engines import Passage
 from visual_arft.envs.search.env import SEARCH, SearchEnv
 from visual_arft.errors import UserError
 from visual_arft.images import Images
@@ -47,11 +46,6 @@ class _StepRow(BaseModel):
     image_path: Text
     problem: Text
     solution: Text
-
-
-class _PassageRow(BaseModel):
-    id: int | str
-    contents: Text
 
 
 def load_mat_search(path: Path, images: Images) -> list[Task]:
@@ -96,11 +90,6 @@ def load_search_steps(path: Path, images: Images) -> list[Task]:
         )
         for number, row in enumerate(read_rows(path, _StepRow), start=1)
     ]
-
-
-def load_corpus(path: Path) -> list[Passage]:
-    """The passages of a JSONL corpus with the keys `id` and `contents`."""
-    return [Passage(id=str(row.id), contents=row.contents) for row in read_rows(path, _PassageRow)]
 
 
 _PROBLEM = re.compile(r"\s*<query>(.*?)</query>(.*)", re.DOTALL)

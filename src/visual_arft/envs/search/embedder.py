@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -30,6 +30,14 @@ OFFICIAL = {
 
 MAX_TOKENS = 256
 """Longer texts are cut, as the published model does."""
+
+
+class Embedder(Protocol):
+    """What turns texts into directions."""
+
+    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """One row of length 1 for each text."""
+        ...
 
 
 class MiniLm:

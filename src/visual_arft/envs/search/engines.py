@@ -1,149 +1,132 @@
-"""Search engines: a query in, results out, the best first."""
+"""Which engine a word stands for: a path, an address, or the name of a service."""
 
 from __future__ import annotations
 
-import random
+import json
 import re
-from collections.abc import Mapping, Sequence
-from typing import Protocol
+import tomllib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated
 
-import bm25s
-import numpy as np
-from bm25s.stopwords import STOPWORDS_EN
+from pydantic import Field, ValidationError
 
+from visual_arft.envs.search.backends.ddgs import DdgsSearcher
+from visual_arft.envs.search.backends.dense import DenseSearcher, Embedder, HybridSearcher
+from visual_arft.envs.search.backends.http import PROVIDERS, HttpSearcher
+from visual_arft.envs.search.backends.memory import Bm25Searcher
+from visual_arft.envs.search.corpus import corpus_files, read_passages
+from visual_arft.envs.search.embedder import MiniLm
+from visual_arft.envs.search.index import IndexSearcher, is_index
+from visual_arft.envs.search.results import Searcher
 from visual_arft.errors import UserError
 from visual_arft.types import Record
 
+ENGINES = (
+    "an index's folder, a corpus (JSONL, parquet, or a folder of texts), the address of a "
+    "retrieval server (http://HOST:PORT), serper, brave, tavily, ddgs, searxng=http://HOST:PORT, "
+    "or a TOML file of several engines"
+)
+"""What can be searched, in words."""
 
-class Result(Record):
-    """One thing an engine found."""
-
-    snippet: str
-    """What the policy reads."""
-    title: str = ""
-    url: str = ""
-    """Where it stands; for a local corpus, the id of the passage."""
-    text: str | None = None
-    """The whole page or passage, None where the engine sends snippets only."""
-    score: float | None = None
-    """How well it fits, on the engine's own scale."""
-    published: str | None = None
-    """The date the engine gives for it."""
+_WEB = ("serper", "brave", "tavily")
+_ADDRESS = re.compile(r"https?://\S+")
 
 
-class Passage(Record):
-    """One entry of a local corpus; the first line of its contents is its title."""
+class _Dense(Record):
+    """A faiss index in a TOML file."""
 
-    id: str
-    contents: str
-
-    @property
-    def title(self) -> str:
-        """The first line, without the quotation marks some corpora put around it."""
-        return self.contents.strip().partition("\n")[0].strip().strip('"')
-
-
-class Searcher(Protocol):
-    """A search engine."""
-
-    @property
-    def name(self) -> str:
-        """What a person calls it, in records and messages."""
-        ...
-
-    async def search(self, query: str, limit: int) -> list[Result]:
-        """At most `limit` results, the best first; raises `OSError` when it cannot be asked."""
-        ...
+    faiss: Path
+    corpus: Path
+    model: Path
+    """Folder of the embedding model."""
+    prefix: str = ""
+    nprobe: int = 32
 
 
-class Bm25Searcher:
-    """BM25 over passages held in memory: quick up to some hundred thousand, the same every time."""
+class _Engines(Record):
+    """A TOML file of engines; more than one are fused."""
 
-    name = "bm25"
-
-    def __init__(self, passages: Sequence[Passage]) -> None:
-        """Builds the index."""
-        words = [_words(passage.contents) for passage in passages]
-        if not any(words):
-            raise UserError(
-                f"a corpus of {len(passages)} passages holds no words to search; "
-                "give one with text in it"
-            )
-        self._passages = passages
-        self._index = bm25s.BM25(backend="numpy")
-        self._index.index(words, show_progress=False)
-
-    async def search(self, query: str, limit: int) -> list[Result]:
-        """The passages that share a word with the query, those of equal score in corpus order."""
-        words = _words(query)
-        if not words:
-            return []
-        scores = self._index.get_scores(words)
-        found = np.flatnonzero(scores > 0)
-        best = found[np.argsort(-scores[found], kind="stable")][:limit]
-        return [_result(self._passages[i], float(scores[i])) for i in best.tolist()]
+    engines: Annotated[tuple[str | _Dense, ...], Field(min_length=1)]
 
 
-class OfflineSearcher:
-    """An engine that knows the answers to some queries by heart: a fake for tests and tours."""
-
-    name = "offline"
-
-    def __init__(self, pages: Mapping[str, Sequence[str]]) -> None:
-        """Takes the snippets of each query; any other query finds nothing."""
-        self._pages = pages
-
-    async def search(self, query: str, limit: int) -> list[Result]:
-        """The snippets of exactly this query."""
-        return [Result(snippet=snippet) for snippet in self._pages.get(query, ())][:limit]
+LoadEmbedder = Callable[[Path], Embedder]
 
 
-class Sampled:
-    """An engine whose best results come in random number and order.
+def _bert(folder: Path) -> Embedder:
+    return MiniLm(folder, any_weights=True)
 
-    A policy trained on results in a fixed order learns to copy from a position ("what stands in the
-    first passage"). Behind this it must read them. What a query brings depends on the seed and the
-    query only.
+
+def engine_name(word: str) -> str:
+    """What records call an engine, found out without opening it."""
+    return word if _is_web(word) else f"corpus {Path(word).name}"
+
+
+def open_engine(
+    word: str, options: Mapping[str, str] | None = None, *, load: LoadEmbedder = _bert
+) -> Searcher:
+    """The engine that a word on the command line or in a recipe stands for.
+
+    Args:
+        word: one of `ENGINES`.
+        options: for a provider, such as `gl=us`.
+        load: reads an embedding model; without torch, only those of the BERT kind.
+
+    Raises:
+        UserError: there is no such engine, or it cannot be opened.
     """
-
-    def __init__(self, searcher: Searcher, seed: int, most: int = 4) -> None:
-        """Wraps an engine; `most` is the largest number of results that is drawn."""
-        self.name = f"{searcher.name}, sampled"
-        self._searcher = searcher
-        self._seed = seed
-        self._most = most
-
-    async def search(self, query: str, limit: int) -> list[Result]:
-        """The best few results: how few is drawn from 1 to `most`, and their order is shuffled."""
-        draw = random.Random(f"{self._seed}:{query}")
-        results = await self._searcher.search(query, draw.randint(1, min(self._most, limit)))
-        return draw.sample(results, len(results))
-
-
-class Silent:
-    """An engine that never finds anything: the control for an agent that claims to need search."""
-
-    name = "silent"
-
-    async def search(self, query: str, limit: int) -> list[Result]:
-        """Nothing."""
-        return []
+    if not word.strip():
+        raise UserError(f"{word!r} is no engine; give {ENGINES}")
+    if word in _WEB:
+        return HttpSearcher(PROVIDERS[word], options=options)
+    if word == "ddgs":
+        return DdgsSearcher(**(options or {}))
+    if word.startswith("searxng="):
+        return HttpSearcher(
+            PROVIDERS["searxng"], base=_address(word.removeprefix("searxng=")), options=options
+        )
+    if "://" in word:
+        return HttpSearcher(PROVIDERS["retrieve"], base=_address(word), options=options)
+    return _open_path(Path(word), load)
 
 
-# A Chinese character is a word of its own: the text has no blanks to split at.
-_WORD = re.compile(r"[\u4e00-\u9fff]|[^\W\u4e00-\u9fff]+")
-_STOP_WORDS = frozenset(STOPWORDS_EN)
+def _open_path(path: Path, load: LoadEmbedder) -> Searcher:
+    """An index, several engines, or a corpus that is small enough to be indexed in memory."""
+    if path.suffix == ".toml":
+        return _open_several(path, load)
+    if is_index(path):
+        return IndexSearcher(path)
+    return Bm25Searcher(list(read_passages(corpus_files([path]))))
 
 
-def _words(text: str) -> list[str]:
-    return [word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS]
+def _open_several(path: Path, load: LoadEmbedder) -> Searcher:
+    try:
+        text = json.dumps(tomllib.loads(path.read_text(encoding="utf-8")), default=str)
+        listed = _Engines.model_validate_json(text).engines
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}; give a TOML file of engines") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not TOML ({error}); mend it there") from None
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise UserError(f"{path}, key {key!r}: {first['msg'].lower()}; mend it") from None
+    engines = [
+        open_engine(each, load=load)
+        if isinstance(each, str)
+        else DenseSearcher(
+            each.faiss, each.corpus, load(each.model), prefix=each.prefix, nprobe=each.nprobe
+        )
+        for each in listed
+    ]
+    return engines[0] if len(engines) == 1 else HybridSearcher(engines)
 
 
-def _result(passage: Passage, score: float) -> Result:
-    return Result(
-        title=passage.title,
-        url=passage.id,
-        snippet=" ".join(passage.contents.split()),
-        text=passage.contents,
-        score=score,
-    )
+def _is_web(word: str) -> bool:
+    return word in (*_WEB, "ddgs") or "://" in word
+
+
+def _address(text: str) -> str:
+    if not _ADDRESS.fullmatch(text):
+        raise UserError(f"{text!r} is not an address; write http://HOST:PORT")
+    return text.removesuffix("/retrieve")

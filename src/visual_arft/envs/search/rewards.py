@@ -2,27 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from functools import cache
-from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from visual_arft.envs.search.embedder import Embedder
 from visual_arft.envs.search.env import SEARCH
 from visual_arft.rewards import Reward, answer_f1
 from visual_arft.types import Action, Trajectory
 
 THRESHOLD = 0.5
 """A cosine below this counts as no likeness at all."""
-
-
-class Embedder(Protocol):
-    """What turns texts into directions."""
-
-    def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
-        """One row of length 1 for each text."""
-        ...
 
 
 def query_similarity(embedder: Embedder) -> Reward:
