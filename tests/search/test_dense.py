@@ -127,7 +127,7 @@ def test_a_model_of_transformers_embeds_a_text_alike_alone_and_among_longer_ones
     fast.save_pretrained(tmp_path)
     config = transformers.BertConfig(
         vocab_size=len(words), hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=16,
+        intermediate_size=16, initializer_range=0.5,  # so that words matter
     )  # fmt: skip
     transformers.BertModel(config).save_pretrained(tmp_path)
     (tmp_path / "1_Pooling").mkdir()

@@ -36,7 +36,7 @@ from visual_arft.types import (
 pytest.importorskip("trafilatura", reason="needs the browse extra")
 pytest.importorskip("resiliparse", reason="needs the browse extra")
 
-QUICK = FetchLimits(seconds=3.0)
+QUICK = FetchLimits(seconds=6.0)
 TASK = Task(id="t", question="How high is http://seen.example/tower?", answers=("330 m",))
 
 
@@ -81,8 +81,8 @@ def test_each_nasty_page_ends_in_time_with_something_to_read(nasty: str, extract
     errors = {path: result.error for path, result in results.items() if result.error}
     for path, words in {
         "/endless": "more than 5 MB",
-        "/drip": "did not end within 3 s",
-        "/silent": "did not end within 3 s",
+        "/drip": "did not end within 6 s",
+        "/silent": "did not end within 6 s",
         "/bomb": "more than 5 MB",
         "/bomb-in-bomb": "packed as 'gzip, gzip'",
         "/broken-gzip": "is broken",
