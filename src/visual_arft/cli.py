@@ -124,6 +124,11 @@ def train(
     multiple=True,
     help="What a search agent may do; once for each. `read` and `look` open pages of the web.",
 )
+@click.option(
+    "--search-budget",
+    type=click.IntRange(min=0),
+    help="Requests to the search, tries again included.",
+)
 @click.option("--limit", type=click.IntRange(min=1), help="Play the first N tasks only.")
 @click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
 @click.option("--out", type=FOLDER, help="The run's folder; runs/SUITE-MODEL-MODE when not given.")
@@ -139,6 +144,7 @@ def bench(
     recording: Path | None,
     recording_mode: RecordingMode,
     actions: tuple[SearchAction, ...],
+    search_budget: int | None,
     limit: int | None,
     temperature: float,
     out: Path | None,
@@ -170,6 +176,7 @@ def bench(
         recording=recording,
         recording_mode=recording_mode,
         actions=actions or None,
+        search_budget=search_budget,
         temperature=temperature,
         seed=seed,
     )

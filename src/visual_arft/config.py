@@ -18,6 +18,7 @@ from pydantic import Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from visual_arft.envs.search.actions import SearchAction
+from visual_arft.envs.search.recording.limits import Limits
 from visual_arft.envs.search.recording.mode import Mode as RecordingMode
 from visual_arft.errors import UserError
 from visual_arft.model.settings import ModelConfig
@@ -55,6 +56,8 @@ class DataConfig(Record):
     """The file that the search's answers go into, or come from."""
     recording_mode: RecordingMode = "replay-or-live"
     """What is done with the recording: `live`, `record`, `replay` or `replay-or-live`."""
+    limits: Limits = Limits()
+    """How hard the world behind the search may be asked."""
     actions: tuple[SearchAction, ...] = ("search",)
     """What the search agent may do; `read` and `look` open pages of the web."""
     prompt_file: Path | None = None

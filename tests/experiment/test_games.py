@@ -9,14 +9,14 @@ from visual_arft.config import load_recipe
 from visual_arft.envs.coding.env import CodingEnv
 from visual_arft.envs.direct import DirectEnv
 from visual_arft.episode import Episode
-from visual_arft.errors import UserError
+from visual_arft.errors import ToolFailure, UserError
 from visual_arft.experiment.games import Game, make_game, scorer
 from visual_arft.images import MemoryImages
 from visual_arft.policies.scripted import ScriptedPolicy
 from visual_arft.rollout import play
 from visual_arft.sandbox import Sandbox
 from visual_arft.tags import wrap
-from visual_arft.types import Prompt
+from visual_arft.types import Prompt, ToolCall
 
 SANDBOX = Sandbox()
 """Never started: these tests run no code."""
@@ -164,3 +164,17 @@ def test_a_file_that_cannot_be_read_names_its_row(tmp_path: Path, text: str | No
         source.write_text(text)
     with pytest.raises(UserError, match=words):
         game(tmp_path, "coding", source).held_out(MemoryImages())
+
+
+def test_searches_are_counted_and_held_to_the_recipes_limits(
+    tmp_path: Path, mat_search: Path, corpus: Path
+):
+    made = game(tmp_path, "search", mat_search, f"data.corpus={corpus}", "data.limits.budget=1")
+    search = made.tools(MemoryImages())["search"]
+    assert made.search_counts is not None
+    asyncio.run(search.run(ToolCall(tool="search", arguments={"query": "owner"})))
+    counts = made.search_counts()
+    assert (counts.asked, counts.requests, counts.failures) == (1, 1, 0)
+    with pytest.raises(ToolFailure, match="budget"):
+        asyncio.run(search.run(ToolCall(tool="search", arguments={"query": "keeper"})))
+    assert made.search_counts().failures == 1

@@ -20,6 +20,7 @@ from visual_arft.model.settings import ModelConfig
 from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.store import Store
 from visual_arft.synth import coding, search
+from visual_arft.types import StopReason
 
 RECIPE = """
 env = "coding"
@@ -86,7 +87,7 @@ def test_a_folder_takes_the_same_benchmark_only(tmp_path: Path):
         bench(config.model_copy(update={"mode": "direct"}), tmp_path / "run", limit=1)
 
 
-def test_a_scripted_agent_searches_the_corpus_it_is_given(tmp_path: Path):
+def searching(tmp_path: Path, **more: object) -> BenchConfig:
     (tmp_path / "tasks.jsonl").write_text(
         '{"id": "1", "question": "Who keeps Oslo?", "golden_answers": ["Mi Lo"]}\n'
     )
@@ -98,12 +99,28 @@ def test_a_scripted_agent_searches_the_corpus_it_is_given(tmp_path: Path):
         data=tmp_path / "tasks.jsonl",
         corpus=str(tmp_path / "corpus.jsonl"),
     )
-    report = bench(config, tmp_path / "run")
+    return config.model_copy(update=more)
+
+
+def test_a_scripted_agent_searches_the_corpus_it_is_given(tmp_path: Path):
+    report = bench(searching(tmp_path), tmp_path / "run")
     assert (report.overall["paper"].em, report.mean_turns) == (100.0, 2.0)
     [entry] = Store(tmp_path / "run")
     result = entry.trajectory.turns[0].result
     assert result is not None
     assert result.text == "1. Content:Oslo keeper: Mi Lo."
+    [row] = Store(tmp_path / "run").metrics()
+    assert row == {
+        "phase": "search", "asked": 1, "hits": 0, "misses": 1, "requests": 1, "failures": 0
+    }  # fmt: skip
+
+
+def test_a_search_beyond_its_budget_is_no_fault_of_the_model(tmp_path: Path):
+    with pytest.raises(UserError, match="none of 1 episodes came through"):
+        bench(searching(tmp_path, search_budget=0), tmp_path / "run")
+    [entry] = Store(tmp_path / "run")
+    assert entry.trajectory.stop_reason is StopReason.TOOL_FAILED
+    assert "budget" in str(entry.trajectory.failure)
 
 
 def test_mini_mat_search_is_played_over_its_own_world(tmp_path: Path):

@@ -36,6 +36,8 @@ class BenchConfig(Record):
     """The file that the search's answers go into, or come from."""
     recording_mode: RecordingMode = "replay-or-live"
     """What is done with the recording."""
+    search_budget: Annotated[int, Field(ge=0)] | None = None
+    """Requests that may be made of the world behind the search; None is without end."""
     actions: tuple[SearchAction, ...] | None = None
     """What a search agent may do; None for what it was trained to, or else to search."""
     temperature: Annotated[float, Field(ge=0)] = 0.0

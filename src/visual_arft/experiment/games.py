@@ -13,6 +13,7 @@ from visual_arft.envs.coding.data import load_coding_steps, load_mat_coding
 from visual_arft.envs.search.data import load_mat_search, load_search_steps
 from visual_arft.envs.search.embedder import MiniLm
 from visual_arft.envs.search.env import SEARCH
+from visual_arft.envs.search.recording import Counts
 from visual_arft.envs.search.rewards import query_similarity, search_step_reward
 from visual_arft.episode import Env
 from visual_arft.errors import UserError
@@ -21,6 +22,7 @@ from visual_arft.experiment.rules import (
     coding_env,
     direct_env,
     is_tiny,
+    open_desk,
     python_tools,
     search_env,
     search_tools,
@@ -56,6 +58,8 @@ class Game:
     rewards: Mapping[str, Reward]
     demonstrations: Callable[[Images], Demonstrations] | None
     cjk: bool = False
+    search_counts: Callable[[], Counts] | None = None
+    """How the searches since the last call were answered."""
 
 
 def make_game(recipe: Recipe, sandbox: Sandbox) -> Game:
@@ -185,18 +189,18 @@ def _search_from_files(recipe: Recipe, sandbox: Sandbox) -> Game:
             f"data.source = {recipe.data.source!r} is played with search, and data.corpus is not "
             'set; give a JSONL of passages, {"id", "contents"} a line'
         )
-    tools = _no_tools
-    if corpus is not None:
-        data = recipe.data
-        tools = search_tools(corpus, data.recording, data.recording_mode, data.actions)
+    data = recipe.data
+    desk = open_desk(data.recording, data.recording_mode, data.limits)
+    tools = search_tools(corpus, desk, data.actions) if corpus is not None else _no_tools
     return Game(
-        env=search_env(recipe.context, template_of(recipe), actions=recipe.data.actions),
+        env=search_env(recipe.context, template_of(recipe), actions=data.actions),
         tools=tools,
         train=lambda images: cycle(split(recipe, read(images))[0], recipe.seed),
         held_out=lambda images: split(recipe, read(images))[1],
         held_out_tools=tools,
         rewards=_search_rewards(recipe),
         demonstrations=None,
+        search_counts=desk.take_counts,
     )
 
 

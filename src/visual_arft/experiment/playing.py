@@ -19,10 +19,11 @@ from visual_arft.envs.coding.data import load_mat_coding
 from visual_arft.envs.search.data import load_mat_search, load_multihop
 from visual_arft.envs.search.engines import ENGINES
 from visual_arft.envs.search.env import SEARCH
+from visual_arft.envs.search.recording import Desk, Limits
 from visual_arft.episode import Episode
 from visual_arft.errors import UserError
 from visual_arft.experiment.player import EnvName, Player, find_player
-from visual_arft.experiment.rules import python_tools, search_tools
+from visual_arft.experiment.rules import open_desk, python_tools, search_tools
 from visual_arft.experiment.talk import Talk
 from visual_arft.images import Images, MemoryImages, load
 from visual_arft.policies import Policy, Sampling
@@ -56,17 +57,13 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
         how = "at once" if player.is_direct else f"in the {player.context} context"
         talk.line(f"{config.model} plays as it was trained to: {how}")
     tasks = _tasks(config, store.images, limit)
+    desk = open_desk(config.recording, config.recording_mode, Limits(budget=config.search_budget))
     with Sandbox(workers=2) as sandbox:
         tools: Tools = {}
         if config.mode != "direct":
             mini = config.suite in MINI
             python = partial(python_tools, sandbox, player.context_in(config.mode))
-            search = partial(
-                search_tools,
-                recording=config.recording,
-                mode=config.recording_mode,
-                actions=player.actions,
-            )
+            search = partial(search_tools, desk=desk, actions=player.actions)
             tools = _tools(
                 rules.env, store.images, config.corpus, python=python, search=search, mini=mini
             )
@@ -84,6 +81,8 @@ def bench(config: BenchConfig, out: Path, *, limit: int | None = None) -> Report
                 progress=lambda done, total: talk.line(f"{config.suite} {done}/{total}"),
             )
         )
+    if desk.counts.asked:
+        store.append_metrics({"phase": "search", **desk.counts.model_dump()})
     report = score(played, cjk=rules.cjk, name=config.suite)
     store.append_scores(report.model_dump(mode="json"))
     return report
@@ -98,7 +97,7 @@ def chat(
     player = find_player(model, env)
     with Sandbox() as sandbox:
         python = partial(python_tools, sandbox, player.context)
-        search = partial(search_tools, actions=player.actions)
+        search = partial(search_tools, desk=Desk(), actions=player.actions)
         tools = _tools(env, images, corpus, python=python, search=search, mini=player.is_tiny)
         policy = _sampler(player, Sampling(temperature=0), images)
         episode = Episode(task, player.rules("agent"), max_turns=player.max_turns)

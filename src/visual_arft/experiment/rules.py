@@ -20,7 +20,7 @@ from visual_arft.envs.search.engines import engine_name, open_engine
 from visual_arft.envs.search.env import SEARCH, SearchEnv
 from visual_arft.envs.search.look.tool import LookTool
 from visual_arft.envs.search.read.tool import ReadTool
-from visual_arft.envs.search.recording import Desk, Mode, RecordedSearcher, Recording
+from visual_arft.envs.search.recording import Desk, Limits, Mode, RecordedSearcher, Recording
 from visual_arft.envs.search.tool import SearchTool
 from visual_arft.errors import UserError
 from visual_arft.images import Images
@@ -82,16 +82,13 @@ def python_tools(sandbox: Sandbox, context: Context, images: Images) -> Tools:
 
 
 def search_tools(
-    engine: str,
-    recording: Path | None = None,
-    mode: Mode = "replay-or-live",
-    actions: Sequence[SearchAction] = (SEARCH,),
+    engine: str, desk: Desk, actions: Sequence[SearchAction] = (SEARCH,)
 ) -> Callable[[Images], Tools]:
     """The search agent's tools over an engine, which is opened once, for where pictures are kept.
 
     None of them goes where the answers of benchmarks lie.
     """
-    desk, guard = open_desk(recording, mode), Guard(denied=DATASET_HOSTS)
+    guard = Guard(denied=DATASET_HOSTS)
     can_open = READ in actions or LOOK in actions
     search = SearchTool(searcher(engine, desk), addresses=can_open, guard=guard)
 
@@ -114,11 +111,11 @@ def _embedder(folder: Path) -> Embedder:
     return SentenceModel(folder)
 
 
-def open_desk(recording: Path | None, mode: Mode) -> Desk:
+def open_desk(recording: Path | None, mode: Mode, limits: Limits = Limits()) -> Desk:  # noqa: B008
     """Where the search agent's requests are handed in; without a recording they go to the world."""
     if recording is None or mode == "live":
-        return Desk()
-    return Desk(Recording(recording, read_only=mode == "replay"), mode)
+        return Desk(limits=limits)
+    return Desk(Recording(recording, read_only=mode == "replay"), mode, limits)
 
 
 def searcher(engine: str, desk: Desk) -> RecordedSearcher:

@@ -183,11 +183,18 @@ class Run:
                     self.store.images.add(vlm.images.read(image))
                 reward = None if earned is None else earned.total
                 self.store.append([each], {"phase": "grpo", "step": step, "reward": reward})
-            self.store.append_metrics({"phase": "grpo", **done.metrics})
+            self.store.append_metrics({"phase": "grpo", **done.metrics, **self._searches()})
             if every and step % every == 0 and step < self.recipe.grpo.steps:
                 phase = f"step_{step}"
                 self._say(phase, self._play(phase, vlm, self.held_out))
             yield done.metrics
+
+    def _searches(self) -> dict[str, int]:
+        """How the searches of a round were answered."""
+        if self.game.search_counts is None:
+            return {}
+        counts = self.game.search_counts().model_dump()
+        return {f"search_{name}": number for name, number in counts.items()}
 
     @contextmanager
     def _timed(self, part: str) -> Generator[None]:
