@@ -55,8 +55,10 @@ def test_chinese_is_compared_by_character_in_cjk_mode_alone():
 
 
 def test_one_chinese_text_makes_both_be_read_by_character():
-    # "a7" and "第7页": one shared of 2 and of 3; the article stays a character.
-    assert f1("A 7", ["第7页"], cjk=True) == pytest.approx(2 / 5)
+    # "7" and "第7页": one shared of 1 and of 3; the article went with the English text's words.
+    assert f1("A 7", ["第7页"], cjk=True) == pytest.approx(2 / 4)
+    # "b 7": its blank is a character of its own, and one of 3 and of 3 is shared.
+    assert f1("B 7.", ["第 7 页"], cjk=True) == pytest.approx(2 / 6)
 
 
 def test_an_interval_is_that_of_resampled_rows():

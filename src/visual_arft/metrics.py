@@ -17,9 +17,9 @@ import numpy as np
 _ARTICLES = re.compile(r"\b(a|an|the)\b")
 _HAN = re.compile("[\u4e00-\u9fff]")
 _FULL_WIDTH = "".join(chr(ord(mark) + 0xFEE0) for mark in string.punctuation)
-_CJK_MARKS = _FULL_WIDTH + "、。〈〉《》「」『』【】〔〕〖〗“”‘’…—·￥"
 _DROP = str.maketrans("", "", string.punctuation)
-_DROP_CJK = str.maketrans("", "", string.punctuation + _CJK_MARKS)
+# The marks that the published figures were counted without: `…`, `—` and `￥` are not among them.
+_DROP_CJK = str.maketrans("", "", string.punctuation + _FULL_WIDTH + "｡、。《》【】“”‘’")
 
 
 class Score(Protocol):
@@ -39,8 +39,8 @@ def em(answer: str | None, golds: Iterable[str], *, cjk: bool = False) -> float:
     Args:
         answer: what was said; None when nothing was.
         golds: the accepted answers.
-        cjk: MAT-Coding's rule: Chinese punctuation is dropped too, and where either text holds a
-            Chinese character, spaces do not count and characters take the place of words.
+        cjk: MAT-Coding's rule: Chinese punctuation is dropped too, a text that holds a Chinese
+            character loses its spaces, and beside such a text characters take the place of words.
     """
     if answer is None:
         return 0.0
@@ -127,17 +127,16 @@ def _shared_count(left: Sequence[str], right: Sequence[str]) -> int:
 
 def _tokens(answer: str, gold: str, cjk: bool) -> tuple[Sequence[str], Sequence[str]]:
     """Words of both texts, or characters where `cjk` and either text is Chinese."""
-    if cjk and (_HAN.search(answer) or _HAN.search(gold)):
-        return _characters(answer), _characters(gold)
-    return _words(answer, cjk), _words(gold, cjk)
+    left, right = _normal(answer, cjk), _normal(gold, cjk)
+    if cjk and (_HAN.search(left) or _HAN.search(right)):
+        return left, right
+    return left.split(), right.split()
 
 
 @lru_cache(maxsize=4096)  # each text is asked for once per score and once per gold
-def _words(text: str, cjk: bool) -> tuple[str, ...]:
+def _normal(text: str, cjk: bool) -> str:
+    """A text without what does not count; each by itself, whatever it is compared with."""
     kept = text.lower().translate(_DROP_CJK if cjk else _DROP)
-    return tuple(_ARTICLES.sub(" ", kept).split())
-
-
-def _characters(text: str) -> str:
-    """All but punctuation and spaces; the published figures count line breaks and articles."""
-    return text.lower().translate(_DROP_CJK).replace(" ", "")
+    if cjk and _HAN.search(kept):
+        return kept.replace(" ", "")  # line breaks and articles stay, as in the published figures
+    return " ".join(_ARTICLES.sub(" ", kept).split())
