@@ -24,6 +24,13 @@ class ToolFailure(ArftError):
     """
 
 
+class RunFailure(ArftError):
+    """A run cannot go on, through no fault of who started it; what it has recorded stays.
+
+    The command prints it without a traceback and exits with status 1.
+    """
+
+
 class TokenMismatch(ArftError):
     """Image tokens and image features of one task do not match: never trained on, never ignored.
 

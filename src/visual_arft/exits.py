@@ -15,7 +15,7 @@ from typing import Any
 import click
 from click.exceptions import Exit
 
-from visual_arft.errors import UserError
+from visual_arft.errors import RunFailure, UserError
 
 TRAIN_EXTRA = (
     "torch",
@@ -82,7 +82,8 @@ def records_in(out: Path, go_on: str) -> Generator[None]:
         click.echo(f"\nStopped. The records lie in {out}; to go on: {go_on}", err=True)
         raise Exit(130) from None
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, RunFailure):
+            traceback.print_exc()
         click.echo(f"The run failed: {error}. Its records lie in {out}.", err=True)
         raise Exit(1) from None
 

@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from visual_arft.bench.compare import gain
 from visual_arft.bench.report import MARKDOWN_HEADER, as_dict, markdown_row, table
-from visual_arft.bench.score import gain, score, score_path
+from visual_arft.bench.score import score, score_path
 from visual_arft.errors import UserError
 from visual_arft.store import Store
 from visual_arft.types import (
@@ -54,6 +55,7 @@ def test_no_answer_stays_in_the_count_and_a_failed_tool_does_not():
         "malformed": 1,
         "truncated": 0,
         "max_turns": 0,
+        "tool_errors": 0,
         "tool_failed": 1,
     }
     assert report.mean_turns == 1.0

@@ -19,6 +19,7 @@ class Sampling(Record):
     """Tokens of one reply; a longer one is cut and its finish reason is `length`."""
     seed: int = 0
     """Of the sampler's own random generator."""
+    keyed: bool = False
 
 
 class Policy(Protocol):
