@@ -175,7 +175,7 @@ class Batched(ScriptedPolicy):
 @pytest.mark.parametrize("freely", [False, True])
 def test_a_run_gives_up_when_everything_fails(tmp_path, freely):
     tasks = [Task(id=f"q{number}", question="Who?", answers=("a",)) for number in range(40)]
-    with pytest.raises(RunFailure, match="16 episodes in a row.*the index is away"):
+    with pytest.raises(RunFailure, match=r"16 episodes in a row.*the index is away"):
         run(Store(tmp_path), tasks=tasks, index=Index("q"), freely=freely, batch_size=4)
     failed = len(list(Store(tmp_path)))
     assert GIVE_UP_AFTER <= failed < GIVE_UP_AFTER + 4
