@@ -42,12 +42,13 @@ def groups(labels: Sequence[str]) -> list[tuple[str, list[int]]]:
 
 def values_of(rows: Sequence[Prediction], cjk: bool) -> Table:
     """What each row scores."""
-    used = {score for metric in METRICS.values() for score in metric}  # two share their exact match
-    columns = {
-        score: [100 * score(row.answer, row.golds, cjk=cjk) for row in rows] for score in used
-    }
+    scores = list({score for metric in METRICS.values() for score in metric})
+    # Row by row: a text's words are found once for all scores, while they are remembered.
+    table = 100 * np.array(
+        [[score(row.answer, row.golds, cjk=cjk) for score in scores] for row in rows]
+    )
     return {
-        name: np.array([columns[score] for score in metric], dtype=np.float64).T
+        name: table[:, [scores.index(score) for score in metric]]
         for name, metric in METRICS.items()
     }
 
