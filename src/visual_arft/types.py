@@ -143,7 +143,7 @@ class Trajectory(Record):
     turns: tuple[Turn, ...]
     stop_reason: StopReason
     failure: str | None = None
-    """What broke, where the stop reason is `tool_failed`."""
+    """What broke, a tool or the model's server, where the stop reason is `tool_failed`."""
 
     @property
     def answer(self) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
@@ -10,7 +11,6 @@ from typing import TYPE_CHECKING, Protocol
 from pydantic import TypeAdapter, ValidationError
 
 from visual_arft.bench.settings import BenchConfig
-from visual_arft.envs.search.recording.file import Recording
 from visual_arft.errors import UserError
 from visual_arft.experiment.pace import Pace
 from visual_arft.experiment.player import Player
@@ -18,6 +18,7 @@ from visual_arft.images import Images
 from visual_arft.policies import Policy, Sampling
 from visual_arft.policies.scripted import ScriptedPolicy
 from visual_arft.policies.settings import ServerConfig
+from visual_arft.recording import Recording
 from visual_arft.store import Store
 from visual_arft.types import Prompt
 
@@ -126,7 +127,7 @@ class _Server:
     def tally(self) -> dict[str, float]:
         total = Counter[str]()
         for policy in self._opened:
-            total.update(policy.tally.model_dump())
+            total.update(asdict(policy.tally))
         return dict(total)
 
     async def close(self) -> None:
