@@ -110,17 +110,13 @@ def recorded(
     tasks: Sequence[Task], store: Store, phase: str = "", repeat: int = 0
 ) -> dict[str, Trajectory]:
     """The episodes of these tasks that came through in an earlier run, by the task's id."""
-    by_id: dict[str, Task] = {}
-    for task in tasks:
-        if task.id in by_id:
-            raise UserError(f"task id {task.id!r} occurs twice; give each task its own id")
-        by_id[task.id] = task
+    named = by_id(tasks)
     done: dict[str, Trajectory] = {}
     for entry in store:
         played = entry.trajectory
-        if (entry.phase, entry.repeat) != (phase, repeat) or played.task.id not in by_id:
+        if (entry.phase, entry.repeat) != (phase, repeat) or played.task.id not in named:
             continue
-        if played.task != by_id[played.task.id]:
+        if played.task != named[played.task.id]:
             raise UserError(
                 f"{store.folder}: task {played.task.id!r} was recorded with another content; "
                 "give another --out, or the data it was played with"
@@ -128,3 +124,13 @@ def recorded(
         if played.stop_reason is not StopReason.TOOL_FAILED:
             done[played.task.id] = played
     return done
+
+
+def by_id(tasks: Sequence[Task]) -> dict[str, Task]:
+    """Tasks by their ids; raises `UserError` where two have the same."""
+    named: dict[str, Task] = {}
+    for task in tasks:
+        if task.id in named:
+            raise UserError(f"task id {task.id!r} occurs twice; give each task its own id")
+        named[task.id] = task
+    return named

@@ -44,8 +44,7 @@ _MINI_TASKS = 400
 
 def bench(config: BenchConfig, out: Path, pace: Pace = Pace()) -> Report:  # noqa: B008
     """Plays a benchmark into a folder and scores it; what is recorded there is not played again."""
-    talk, store, rules = Talk(), Store(out), suite(config.suite)
-    _check(config, rules)
+    talk, store = Talk(), Store(out)
     player = player_of(config)
     if player.run is not None and config.mode == "agent":
         how = "at once" if player.is_direct else f"in the {player.context} context"
@@ -58,19 +57,14 @@ def bench(config: BenchConfig, out: Path, pace: Pace = Pace()) -> Report:  # noq
         tools = suite_tools(config, player, desk, store.images, stack)
         engine = open_engine(config, pace, player, store)
         write_run(out, config, sys.argv)
-        how = Play(
-            player.rules(config.mode),
-            tools,
-            max_turns=2 if config.mode == "rag" else player.max_turns,
-            opening=look_up if config.mode == "rag" else None,
-            batch_size=engine.concurrency,
-            freely=engine.freely,
+        how = replace(
+            play_of(config, player, tools), batch_size=engine.concurrency, freely=engine.freely
         )
         try:
             played = asyncio.run(_play(tasks, how, engine, store, pace.repeat, talk, config.suite))
         finally:
             _note(store, talk, desk, engine)
-    report = score(*played, cjk=rules.cjk, name=config.suite)
+    report = score(*played, cjk=suite(config.suite).cjk, name=config.suite)
     store.append_scores(report.model_dump(mode="json"))
     return report
 
@@ -109,8 +103,10 @@ def _note(store: Store, talk: Talk, desk: Desk, engine: Engine) -> None:
 
 
 def player_of(config: BenchConfig) -> Player:
-    """What plays, with what a benchmark run says of how."""
-    player = find_player(config.model, suite(config.suite).env)
+    """What plays, with what a benchmark run says of how; raises `UserError` for what cannot be."""
+    rules = suite(config.suite)
+    _check(config, rules)
+    player = find_player(config.model, rules.env)
     given = {
         "actions": config.actions,
         "max_turns": config.max_turns,
@@ -119,10 +115,18 @@ def player_of(config: BenchConfig) -> Player:
     }
     return replace(
         player,
-        has_images=suite(config.suite).has_images,
+        has_images=rules.has_images,
         shortcuts=config.shortcuts,
         **{name: value for name, value in given.items() if value is not None},
     )
+
+
+def play_of(config: BenchConfig, player: Player, tools: Tools) -> Play:
+    """How the tasks of a benchmark become trajectories."""
+    env = player.rules(config.mode)
+    if config.mode == "rag":
+        return Play(env, tools, max_turns=2, opening=look_up)
+    return Play(env, tools, max_turns=player.max_turns)
 
 
 def suite_tasks(

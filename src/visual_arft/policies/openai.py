@@ -7,8 +7,6 @@ nowhere else: in no name, no record and no message.
 from __future__ import annotations
 
 import asyncio
-import base64
-import io
 import os
 import random
 import time
@@ -18,23 +16,21 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import openai
-from PIL import Image as Pil
 from pydantic import BaseModel, Field, JsonValue, ValidationError
 
 from visual_arft.envs.search.unavailable import Unavailable, retry_after_s
 from visual_arft.errors import PolicyFailure, UserError
-from visual_arft.images import Images, decode, encode
+from visual_arft.images import Images, data_url
 from visual_arft.policies import Sampling
 from visual_arft.policies.settings import OPENAI_URL, ServerConfig
 from visual_arft.recording import Recording
-from visual_arft.types import Completion, Image, Message, Prompt, Usage
+from visual_arft.types import Completion, Message, Prompt, Usage
 
 KEY = "OPENAI_API_KEY"
 
 _MOST_BACKOFF_S = 60.0
 _PASSING = (408, 409, 425, 429)
 """Statuses, beside those of 500 and more, after which the same request may succeed."""
-_ANY_SERVER_READS = ("image/png", "image/jpeg", "image/webp", "image/gif")
 
 
 @dataclass
@@ -264,19 +260,11 @@ class OpenAIPolicy:
         if not message.images:
             return {"role": message.role, "content": message.text}
         pictures = [
-            {"type": "image_url", "image_url": {"url": self._address(image)}}
+            {"type": "image_url", "image_url": {"url": data_url(self._images.read(image))}}
             for image in message.images
         ]
         text = {"type": "text", "text": message.text}
         return {"role": message.role, "content": [*pictures, text]}
-
-    def _address(self, image: Image) -> str:
-        data = self._images.read(image)
-        with Pil.open(io.BytesIO(data)) as picture:
-            kind = picture.get_format_mimetype()
-        if kind not in _ANY_SERVER_READS:
-            data, kind = encode(decode(data)), "image/png"
-        return f"data:{kind};base64,{base64.b64encode(data).decode()}"
 
 
 @dataclass(frozen=True)
