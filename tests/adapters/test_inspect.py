@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gc
+import io
 import json
 import subprocess
 import sys
@@ -20,7 +21,9 @@ from inspect_ai import eval
 from inspect_ai._util.error import PrerequisiteError
 from inspect_ai.log import EvalLog, read_eval_log
 from inspect_ai.model import Model, ModelOutput, ModelUsage, get_model
+from rich.console import Console
 
+from visual_arft import __version__
 from visual_arft.adapters import inspect as ours
 from visual_arft.bench.settings import BenchConfig
 from visual_arft.experiment.benchmark import bench
@@ -186,6 +189,16 @@ def test_questions_are_answered_as_by_the_benchmark(mode: str, multihop: dict[st
     assert_same(log, "hotpotqa", script, mode=mode, **multihop)
 
 
+def test_the_generated_search_brings_its_own_corpus():
+    script = {
+        "<information>": "<think>.</think><answer>Tar</answer>",
+        "": "<think>Who?</think><search>keeper</search>",
+    }
+    [trajectory] = trajectories(play("mini_mat_search", mock(script), limit=1)).values()
+    assert trajectory.answer == "Tar"
+    assert "Content:" in trajectory.turns[0].result.text
+
+
 def test_chinese_answers_and_splits_are_scored_as_by_the_benchmark():
     picture = encode(np.zeros((8, 8, 3), np.uint8))
     Path("a.png").write_bytes(picture)
@@ -215,6 +228,7 @@ def test_each_step_is_a_message_with_its_picture():
     assert [message.content[-1].type for message in sample.messages[::2]] == ["text"] * 3
     replies = [message.text for message in sample.messages if message.role == "assistant"]
     assert replies == [SIGNS[""], SIGNS["<tips>Write"], SIGNS["cv2.imwrite"]]
+    assert sample.output.completion == replies[-1]
     assert [event.data["images"][0]["width"] for event in sample.events if event.event == "info"]
 
 
@@ -249,6 +263,15 @@ def test_a_reply_that_was_cut_is_no_answer(reason: str):
     [trajectory] = trajectories(log).values()
     assert trajectory.stop_reason is StopReason.TRUNCATED
     assert log.results.scores[0].metrics["mean"].value == 0
+
+
+def test_the_log_says_what_was_asked_by_which_version():
+    log = play("mini_mat_coding", mock(SIGNS), limit=1)
+    [sample] = log.samples or []
+    assert (sample.input, sample.target) == ("What does the sign say?", ["688 143"])
+    assert sample.metadata == {"split": "test", "kind": "rotation180"}
+    assert log.eval.task_version == __version__
+    assert log.eval.task_args == {"limit": 1}
 
 
 def test_an_episode_that_a_limit_of_inspect_ends_scores_0():
@@ -364,6 +387,9 @@ def test_a_model_that_was_trained_here_plays_as_it_was_trained_to():
         ("mini_mat_search", {"action": ["search", "fly"]}, "-T action=fly: input should be"),
         ("mini_mat_search", {"shortcut": "crop-box"}, "-T shortcut crop-box: only for agents"),
         ("mat_search", {}, "download MAT-Benchmark/MAT-Search.json .* by -T data"),
+        ("mat_coding", {}, "download MAT-Benchmark/MAT-Coding.json"),
+        ("musique", {}, "download musique/dev.jsonl"),
+        ("bamboogle", {}, "download bamboogle/test.jsonl"),
         ("wiki2", {"data": "x"}, "-T data x: no such folder; download 2wikimultihopqa/dev.jsonl"),
         ("hotpotqa", {"data": "dev.jsonl"}, "-T corpus is not given"),
         ("bamboogle", {"data": "twice.jsonl", "mode": "cot"}, "task id 'a' occurs twice"),
@@ -378,7 +404,19 @@ def test_a_wrong_argument_is_told_in_the_words_of_inspect(
         getattr(ours, task)(**arguments)
 
 
-def test_shortcuts_actions_and_prompts_are_the_benchmarks():
+def test_what_is_told_of_a_wrong_argument_has_its_brackets():
+    with pytest.raises(PrerequisiteError) as caught:
+        ours.wiki2(data="my[bold]folder")
+    Console(file=(shown := io.StringIO()), width=200).print(caught.value.message)
+    assert "-T data my[bold]folder: no such folder" in shown.getvalue()
+
+
+def test_searches_end_with_their_budget(multihop: dict[str, str]):
+    log = play("hotpotqa", mock(DRAWN), search_budget=1, limit=2, **multihop)
+    assert sum(sample.error is not None for sample in log.samples or []) == 1
+
+
+def test_prompts_and_turns_are_as_they_are_told():
     Path("prompt.txt").write_text("Look: {question}")
     log = play("mini_mat_coding", mock(SIGNS), limit=1, prompt_file="prompt.txt", max_turns=2)
     [trajectory] = trajectories(log).values()
