@@ -9,12 +9,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+import numpy as np
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
 from visual_arft.errors import TokenMismatch
 from visual_arft.model.chat import Encoded
+from visual_arft.model.drawing import drawn_at, stream_of
 from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.policies import Sampling
 from visual_arft.types import Completion, Prompt
@@ -49,7 +51,12 @@ class TransformersPolicy:
         done: dict[int, Completion] = {}
         for start in range(0, len(order), self._batch_size):
             batch = order[start : start + self._batch_size]
-            done |= zip(batch, self._batch([encoded[number] for number in batch]), strict=True)
+            replies = [self._reply(prompts[number]) for number in batch]
+            self._batch([encoded[number] for number in batch], replies)
+            done |= {
+                number: self._completion(encoded[number], reply)
+                for number, reply in zip(batch, replies, strict=True)
+            }
         return [done[number] for number in range(len(prompts))]
 
     def _encode(self, number: int, prompt: Prompt) -> Encoded:
@@ -61,12 +68,14 @@ class TransformersPolicy:
             raise
         return encoded
 
+    def _reply(self, prompt: Prompt) -> _Reply:
+        return _Reply(stream_of(prompt, self.sampling.seed) if self.sampling.keyed else None)
+
     @torch.no_grad()
-    def _batch(self, encoded: Sequence[Encoded]) -> list[Completion]:
-        replies = [_Reply() for _ in encoded]
+    def _batch(self, encoded: Sequence[Encoded], replies: Sequence[_Reply]) -> None:
         rows = self._prefill(encoded)
         for step in range(self.sampling.max_new_tokens):
-            tokens, logprobs = self._draw(rows.last)
+            tokens, logprobs = self._draw(rows.last, [replies[row].stream for row in rows.numbers])
             for row, token, logprob in zip(
                 rows.numbers, tokens.tolist(), logprobs.tolist(), strict=True
             ):
@@ -78,7 +87,6 @@ class TransformersPolicy:
                 rows.keep(going)
                 tokens = tokens[going]
             self._advance(rows, tokens)
-        return [self._completion(*pair) for pair in zip(encoded, replies, strict=True)]
 
     def _completion(self, source: Encoded, reply: _Reply) -> Completion:
         return Completion(
@@ -111,13 +119,18 @@ class TransformersPolicy:
         rows.numbers = list(range(len(encoded)))
         return rows
 
-    def _draw(self, last: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(
+        self, last: Tensor, streams: Sequence[np.random.Generator | None]
+    ) -> tuple[Tensor, Tensor]:
         scores = self.vlm.log_probabilities(last, self.sampling.temperature)
         if self.sampling.temperature == 0:
-            tokens = scores.argmax(-1, keepdim=True)
+            tokens = scores.argmax(-1)
+        elif self.sampling.keyed:
+            uniforms = [stream.random() for stream in streams if stream is not None]
+            tokens = drawn_at(scores.exp(), torch.tensor(uniforms, dtype=torch.float64))
         else:
-            tokens = torch.multinomial(scores.exp(), 1, generator=self.generator)
-        return tokens.squeeze(-1), scores.gather(-1, tokens).squeeze(-1)
+            tokens = torch.multinomial(scores.exp(), 1, generator=self.generator).squeeze(-1)
+        return tokens, scores.gather(-1, tokens.unsqueeze(-1)).squeeze(-1)
 
     def _advance(self, rows: _Rows, tokens: Tensor) -> None:
         rows.attention = torch.nn.functional.pad(rows.attention, (0, 1), value=1)
@@ -136,6 +149,8 @@ class TransformersPolicy:
 class _Reply:
     """What was sampled so far for one prompt."""
 
+    stream: np.random.Generator | None = None
+    """Its own randomness, where its draws are keyed."""
     ids: list[int] = field(default_factory=list)
     logprobs: list[float] = field(default_factory=list)
     ended: bool = False
