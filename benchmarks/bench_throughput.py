@@ -2,8 +2,8 @@
 
 mini-MAT-Coding as `arft bench` plays it: whole episodes, the model's code really run, greedily, on
 the CPU. The plain way is the authors': one item after the other, the whole prompt computed anew at
-each turn and every image processed and encoded again; rules, weights, token ids and sandbox are
-the same. Without `--model` it is what the demo has trained in runs/demo, or else the tiny base after
+each turn and every image processed and encoded again; rules, weights, token ids and sandbox are the
+same. Without `--model` it is what the demo has trained in runs/demo, or else the tiny base after
 some minutes of the demo's cold start, which is kept beside the results.
 
     python benchmarks/bench_throughput.py [--items 200] [--model runs/demo] [--steps 240]

@@ -1,4 +1,4 @@
-"""Drawing tokens by chance: from one generator for all, or for each prompt from a stream of its own."""
+"""Drawing tokens from numbers that belong to a prompt, whatever else is drawn beside it."""
 
 from __future__ import annotations
 

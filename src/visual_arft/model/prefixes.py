@@ -64,7 +64,7 @@ class _Node:
     """When it was last of use."""
 
 
-class Prefixes:
+class PrefixCache:
     """What is kept, up to a number of tokens; the longest unused goes first."""
 
     def __init__(self, limit: int) -> None:
@@ -107,9 +107,8 @@ class Prefixes:
             node = self._split(below, shared) if shared < len(below.tokens) else below
             done += shared
         if done < len(tokens):
-            leaf = _Node(
-                tuple(tokens[done:]), tuple(after[done:]), take(done, len(tokens)), node
-            )
+            states = take(done, len(tokens))
+            leaf = _Node(tuple(tokens[done:]), tuple(after[done:]), states, node)
             leaf.used = self._clock
             node.children[leaf.tokens[0]] = leaf
             self.size += len(leaf.tokens)

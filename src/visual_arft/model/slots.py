@@ -19,17 +19,17 @@ class Slots:
         """Empty, for a language model of transformers with this `config`."""
         head = getattr(config, "head_dim", None)
         head = head or config.hidden_size // config.num_attention_heads
-        self._shape = (config.num_hidden_layers, 2, 0, config.num_key_value_heads, 0, head)
-        self._options = {"device": device, "dtype": dtype}
+        shape = (config.num_hidden_layers, 2, 0, config.num_key_value_heads, 0, head)
+        self._empty = torch.zeros(shape, device=device, dtype=dtype)
         self.clear()
 
     def clear(self) -> None:
         """Gives all memory back."""
-        self._memory = torch.zeros(self._shape, **self._options)
+        self._memory = self._empty
 
     def reserve(self, rows: int, columns: int) -> None:
         """Makes room for so many rows and columns; what lies there stays."""
-        layers, two, had_rows, heads, had_columns, dim = self._memory.shape
+        layers, both, had_rows, heads, had_columns, dim = self._memory.shape
         if rows <= had_rows and columns <= had_columns:
             return
         # Some more than asked for, since one row or column seldom comes alone.
@@ -39,7 +39,7 @@ class Slots:
             columns += max(32, columns // 4)
         rows, columns = max(rows, had_rows), max(columns, had_columns)
         # Zeros, for what is masked out must still be a number.
-        grown = torch.zeros((layers, two, rows, heads, columns, dim), **self._options)
+        grown = self._memory.new_zeros((layers, both, rows, heads, columns, dim))
         grown[:, :, :had_rows, :, :had_columns] = self._memory
         self._memory = grown
 

@@ -2,7 +2,7 @@
 
 All prompts that wait, whoever asks, are answered in one batch that runs step by step: a reply that
 ended leaves it at once, a new prompt joins it, and between two steps whatever else there is to do
-is done, so that tools run while others are written.
+is done, so that tools run while others decode.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from torch import Tensor
 
 from visual_arft.errors import TokenMismatch
 from visual_arft.model.chat import Encoded
+from visual_arft.model.decoder import Decoder
 from visual_arft.model.drawing import drawn_at, stream_of
 from visual_arft.model.vlm import VisionLanguageModel
-from visual_arft.model.writing import Writing
 from visual_arft.policies import Sampling
 from visual_arft.types import Completion, Prompt
 
 _JOIN_EVERY = 4
-"""New prompts join a running batch at every so many steps, so that several join at once."""
+"""Steps between which no new prompt joins a running batch, so that several join at once."""
 
 
 class TransformersPolicy:
@@ -50,11 +50,12 @@ class TransformersPolicy:
         self.sampling = sampling
         self._batch_size = batch_size
         self.generator = torch.Generator(device=vlm.device).manual_seed(sampling.seed)
-        self._writing = Writing(vlm, keep=keep)
+        self._decoder = Decoder(vlm, keep=keep)
         self._waiting: list[_Reply] = []
         self._running: list[_Reply] = []
-        """One for each row that is written, in order."""
-        self._steps = 0
+        """One for each row of the decoder, in order."""
+        self._since_join = 0
+        """Steps."""
         self._step: asyncio.Task[None] | None = None
 
     async def generate(self, prompts: Sequence[Prompt]) -> list[Completion]:
@@ -69,9 +70,8 @@ class TransformersPolicy:
         return [self._completion(reply) for reply in replies]
 
     def forget(self) -> None:
-        """Gives back the memory of keys and values that are kept between calls."""
-        self._waiting, self._running = [], []
-        self._writing.forget()
+        """Gives back the memory of the keys and values that are kept between calls."""
+        self._decoder.forget()
 
     def _reply(self, number: int, prompt: Prompt) -> _Reply:
         encoded = self.vlm.chat.encode(prompt)
@@ -92,37 +92,40 @@ class TransformersPolicy:
     async def _do_step(self) -> None:
         await asyncio.sleep(0)  # who asks at the same time is there for this step
         try:
-            self._write()
+            self._decode()
         except BaseException:
-            self.forget()  # a batch that broke in the middle is not gone on with
+            # All who wait are told of it: nothing of a batch that broke in the middle goes on.
+            self._waiting, self._running = [], []
+            self._decoder.clear()
             raise
 
     @torch.no_grad()
-    def _write(self) -> None:
+    def _decode(self) -> None:
         """One more token of each reply."""
-        if not self._running or (self._waiting and self._steps % _JOIN_EVERY == 0):
+        if not self._running or (self._waiting and self._since_join >= _JOIN_EVERY):
             self._join()
-        self._steps += 1
+        self._since_join += 1
         tokens, logprobs = (drawn.tolist() for drawn in self._draw())
         for reply, token, logprob in zip(self._running, tokens, logprobs, strict=True):
             reply.add(token, logprob, self.vlm.chat.end_ids, self.sampling.max_new_tokens)
         over = [place for place, reply in enumerate(self._running) if reply.is_over]
         if over:
-            stay = self._writing.leave(over)
+            stay = self._decoder.leave(over)
             self._running = [self._running[place] for place in stay]
             tokens = [tokens[place] for place in stay]
         if tokens:
-            self._writing.advance(tokens)
+            self._decoder.advance(tokens)
 
     def _join(self) -> None:
+        self._since_join = 0
         free = self._batch_size - len(self._running)
         new, self._waiting = self._waiting[:free], self._waiting[free:]
-        order = self._writing.join([reply.encoded for reply in new])
+        order = self._decoder.join([reply.encoded for reply in new])
         self._running += [new[number] for number in order]
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """The next token of each row, and its log-probability."""
-        scores = self.vlm.log_probabilities(self._writing.last, self.sampling.temperature)
+        scores = self.vlm.log_probabilities(self._decoder.last, self.sampling.temperature)
         if self.sampling.temperature == 0:
             tokens = scores.argmax(-1)
         elif self.sampling.keyed:
@@ -139,7 +142,7 @@ class TransformersPolicy:
         self._waiting = [reply for reply in self._waiting if id(reply) not in gone]
         places = [place for place, reply in enumerate(self._running) if id(reply) in gone]
         if places:
-            self._running = [self._running[place] for place in self._writing.leave(places)]
+            self._running = [self._running[place] for place in self._decoder.leave(places)]
 
     def _completion(self, reply: _Reply) -> Completion:
         return Completion(

@@ -1,6 +1,6 @@
-"""Sequences being written side by side by a model; each joins and leaves when it likes.
+"""Sequences that a model decodes side by side; each joins and leaves when it likes.
 
-No token and no image is computed twice: a sequence that goes on from one that was written before
+No token and no image is computed twice: a sequence that goes on from one that was decoded before
 takes over its keys and values, and equal ones that join together are computed once.
 """
 
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from visual_arft.errors import UserError
 from visual_arft.model.chat import Encoded
-from visual_arft.model.prefixes import Found, Prefixes, Token, names
+from visual_arft.model.prefixes import Found, PrefixCache, Token, names
 from visual_arft.model.slots import Slots
 from visual_arft.model.vlm import Inputs, VisionLanguageModel
 from visual_arft.types import Image
@@ -25,8 +25,8 @@ _PASS_TOKENS = 16_384
 """Tokens of one forward pass over new sequences, filling included."""
 
 
-class Writing:
-    """The rows of a batch, and what is kept of those that were written before."""
+class Decoder:
+    """The rows of a batch, and what is kept of those that were decoded before."""
 
     def __init__(self, vlm: VisionLanguageModel, *, keep: int) -> None:
         """No rows yet.
@@ -38,7 +38,7 @@ class Writing:
         config = vlm.core.config.get_text_config()
         _check_attention(config)
         self._vlm = vlm
-        self._prefixes = Prefixes(keep)
+        self._prefixes = PrefixCache(keep)
         self._weights = _version(vlm)
         self._slots = Slots(config, vlm.device, vlm.core.dtype)
         self._rows: list[_Row] = []
@@ -50,9 +50,13 @@ class Writing:
         return len(self._rows)
 
     def forget(self) -> None:
+        """Drops what is kept."""
+        self._prefixes.clear()
+
+    def clear(self) -> None:
         """Drops all rows, and what is kept."""
         self._arrange([])
-        self._prefixes.clear()
+        self.forget()
 
     def join(self, sequences: Sequence[Encoded]) -> list[int]:
         """Adds a row for each; returns which of `sequences` each new row is, in the rows' order."""
@@ -96,7 +100,7 @@ class Writing:
 
     def _forget_old_weights(self) -> None:
         if (weights := _version(self._vlm)) != self._weights:
-            self._prefixes.clear()
+            self.forget()
             self._weights = weights
 
     def _news(self, sequences: Sequence[Encoded]) -> list[_New]:
