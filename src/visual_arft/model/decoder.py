@@ -90,7 +90,7 @@ class Decoder:
         """Takes rows out, and keeps what they hold; returns the old places of those that stay."""
         for place in places:
             row = self._rows[place]
-            self._prefixes.add(row.tokens, row.after, partial(self._slots.take, place))
+            self._prefixes.add(tuple(row.tokens), row.after, partial(self._slots.take, place))
         order = list(range(len(self)))
         for place in sorted(places, reverse=True):
             order[place] = order[-1]  # the last one fills the gap, so that few are moved

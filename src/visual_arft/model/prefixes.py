@@ -79,7 +79,7 @@ class PrefixCache:
         self.size = 0
         """Tokens that are kept."""
 
-    def find(self, tokens: Sequence[Token]) -> Found:
+    def find(self, tokens: tuple[Token, ...]) -> Found:
         """The longest beginning of a sequence that is kept; its last token is never part of it.
 
         That one is computed in any case, for what the model says after it.
@@ -93,7 +93,7 @@ class PrefixCache:
             after += node.after[:shared]
         return Found(tuple(pieces), tuple(after))
 
-    def add(self, tokens: Sequence[Token], after: Sequence[int], take: Take) -> None:
+    def add(self, tokens: tuple[Token, ...], after: Sequence[int], take: Take) -> None:
         """Keeps a sequence; what is kept of it already is not taken again.
 
         Args:
@@ -108,22 +108,24 @@ class PrefixCache:
             done += shared
         if done < len(tokens):
             states = take(done, len(tokens))
-            leaf = _Node(tuple(tokens[done:]), tuple(after[done:]), states, node)
+            leaf = _Node(tokens[done:], tuple(after[done:]), states, node)
             leaf.used = self._clock
             node.children[leaf.tokens[0]] = leaf
             self.size += len(leaf.tokens)
             self._shrink()
 
-    def _path(self, tokens: Sequence[Token]) -> Iterator[tuple[_Node, int]]:
+    def _path(self, tokens: tuple[Token, ...]) -> list[tuple[_Node, int]]:
         """The nodes along a sequence, and how many tokens of each it shares; they are of use."""
+        path: list[tuple[_Node, int]] = []
         node, done = self._root, 0
         while done < len(tokens) and (below := node.children.get(tokens[done])) is not None:
             below.used = self._clock
             shared = _shared(below.tokens, tokens[done : done + len(below.tokens)])
-            yield below, shared
+            path.append((below, shared))
             if shared < len(below.tokens):
-                return
+                break
             node, done = below, done + shared
+        return path
 
     def _split(self, node: _Node, at: int) -> _Node:
         """The upper part of a node that is made two, so that a sequence can part from it there."""
@@ -156,7 +158,7 @@ def _below(node: _Node) -> Iterator[_Node]:
         yield from _below(child)
 
 
-def _shared(one: Sequence[Token], other: Sequence[Token]) -> int:
+def _shared(one: tuple[Token, ...], other: tuple[Token, ...]) -> int:
     if one == other:
         return len(one)
     pairs = enumerate(zip(one, other, strict=False))

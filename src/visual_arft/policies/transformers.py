@@ -104,6 +104,8 @@ class TransformersPolicy:
         """One more token of each reply."""
         if not self._running or (self._waiting and self._since_join >= _JOIN_EVERY):
             self._join()
+        if not self._running:  # whoever asked for this step has given up
+            return
         self._since_join += 1
         tokens, logprobs = (drawn.tolist() for drawn in self._draw())
         for reply, token, logprob in zip(self._running, tokens, logprobs, strict=True):
