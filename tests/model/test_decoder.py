@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from tiny_vlm import ask, lively, picture, tiny_qwen3, tiny_vlm
 from visual_arft.errors import UserError
 from visual_arft.images import MemoryImages
+from visual_arft.model import decoder
 from visual_arft.model.decoder import Decoder
 from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.policies import Sampling
@@ -206,7 +207,7 @@ def test_to_forget_gives_the_memory_back(model: VisionLanguageModel):
 def test_rows_join_and_leave_in_any_order(model: VisionLanguageModel):
     prompts = [ask("hi" * number, *PICTURES[: number % 3]) for number in range(1, 7)]
     encoded = [model.chat.encode(prompt) for prompt in prompts]
-    decoder = Decoder(model, keep=0)
+    batch = Decoder(model, keep=0)
 
     def state(number: int, written: Sequence[int]) -> torch.Tensor:
         ids = [*encoded[number].ids, *written]
@@ -214,24 +215,42 @@ def test_rows_join_and_leave_in_any_order(model: VisionLanguageModel):
         return model.hidden(inputs).last_hidden_state[0, -1]
 
     def check_rows(rows: Sequence[tuple[int, list[int]]]) -> None:
-        assert len(decoder) == len(rows)
-        for last, row in zip(decoder.last, rows, strict=True):
+        assert len(batch) == len(rows)
+        for last, row in zip(batch.last, rows, strict=True):
             torch.testing.assert_close(last, state(*row), atol=1e-4, rtol=1e-4)
 
     with torch.no_grad():
-        rows = [
-            ((0, 1, 2, 1)[each], []) for each in decoder.join([encoded[n] for n in (0, 1, 2, 1)])
-        ]
+        rows = [((0, 1, 2, 1)[each], []) for each in batch.join([encoded[n] for n in (0, 1, 2, 1)])]
         check_rows(rows)
         for step, leaving in enumerate([[], [1], [0, 2], []]):
             tokens = [20 + 7 * step + place for place in range(len(rows))]
-            decoder.advance(tokens)
+            batch.advance(tokens)
             rows = [(n, [*ids, token]) for (n, ids), token in zip(rows, tokens, strict=True)]
             check_rows(rows)
-            rows = [rows[place] for place in decoder.leave(leaving)]
+            rows = [rows[place] for place in batch.leave(leaving)]
             new = [3 + step % 3, step]
-            rows += [(new[each], []) for each in decoder.join([encoded[n] for n in new])]
+            rows += [(new[each], []) for each in batch.join([encoded[n] for n in new])]
             check_rows(rows)
+
+
+def test_a_batch_without_rows_holds_no_memory(model: VisionLanguageModel):
+    batch = Decoder(model, keep=100)
+    batch.join([model.chat.encode(ask("hi"))])
+    assert batch._slots._memory.numel()
+    batch.leave([0])
+    assert not batch._slots._memory.numel()
+
+
+def test_many_new_prompts_are_computed_in_several_passes(
+    model: VisionLanguageModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(decoder, "_PASS_TOKENS", 500)
+    prompts = [ask(f"{number} What does the sign say?", *PICTURES[:1]) for number in range(40)]
+    with counted(model) as counts:
+        answers = replies(policy_of(model, max_new_tokens=1), prompts)
+    assert 400 * (counts["passes"] - 1) < counts["tokens"] <= 500 * counts["passes"]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        check(model, prompt, answer)
 
 
 def test_layers_that_do_not_see_all_are_refused_by_name():

@@ -99,5 +99,10 @@ def test_a_part_that_was_split_off_holds_no_more_memory_than_its_own():
     cache = PrefixCache(4)
     add(cache, (1, 1, 1, 2))
     add(cache, (1, 3))
-    [piece] = cache.find((1, 9)).pieces
-    assert piece.untyped_storage().nbytes() == piece.element_size()
+    [upper] = cache.find((1, 9)).pieces
+    assert upper.untyped_storage().nbytes() == upper.element_size()
+    cache = PrefixCache(10)
+    add(cache, (1, 1, 1, 2))
+    add(cache, (1, 3))
+    _, lower = cache.find((1, 1, 1, 2, 9)).pieces
+    assert lower.untyped_storage().nbytes() == 3 * lower.element_size()

@@ -12,14 +12,17 @@ import torch
 from tiny_vlm import ask, lively_vlm, picture
 from visual_arft.envs.search.env import SearchEnv
 from visual_arft.episode import Episode
+from visual_arft.errors import UserError
 from visual_arft.images import MemoryImages
+from visual_arft.model import decoder
 from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.policies import Sampling
-from visual_arft.policies.transformers import TransformersPolicy
+from visual_arft.policies.transformers import _JOIN_EVERY, TransformersPolicy
 from visual_arft.rollout import play, play_freely
 from visual_arft.types import (
     Action,
     Completion,
+    Image,
     Malformed,
     Prompt,
     Task,
@@ -90,12 +93,14 @@ def test_calls_at_once_are_answered_as_each_alone_and_in_fewer_steps():
 
 def test_no_more_replies_run_than_the_batch_holds_and_the_next_need_not_wait_for_all():
     policy = Watched()
-    answers = asyncio.run(policy.generate(PROMPTS))
-    assert ids(answers) == alone()
+    answers = asyncio.run(policy.generate(PROMPTS * 3))
+    assert ids(answers) == alone() * 3
     assert max(policy.sizes) == policy.sizes[0] == 6
-    assert any(
-        after > before for before, after in zip(policy.sizes, policy.sizes[1:], strict=False)
-    )
+    pairs = enumerate(zip(policy.sizes, policy.sizes[1:], strict=False), start=1)
+    grown = [step for step, (before, after) in pairs if after > before]
+    assert len(grown) > 1
+    gaps = zip([0, *grown], grown, strict=False)
+    assert all(after - before >= _JOIN_EVERY for before, after in gaps), "several join at once"
 
 
 def test_a_call_that_comes_later_joins_the_batch_that_runs():
@@ -195,13 +200,28 @@ def test_an_error_reaches_every_caller_and_the_next_call_is_served():
     assert ids(asyncio.run(policy.generate(PROMPTS))) == alone()
 
 
-def test_a_caller_who_gives_up_leaves_the_batch_and_disturbs_nobody():
+def test_an_error_among_new_prompts_leaves_none_of_them_in_the_batch(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    monkeypatch.setattr(decoder, "_PASS_TOKENS", 1)  # the first is computed when the second breaks
+    policy = Watched()
+    lost = Image(sha256="0" * 64, width=40, height=40)
+    with pytest.raises(UserError, match="is not in this store"):
+        asyncio.run(policy.generate([PROMPTS[0], ask("What does the sign say?", lost)]))
+    assert policy.is_idle
+    assert ids(asyncio.run(policy.generate(PROMPTS))) == alone()
+
+
+@pytest.mark.parametrize("moment", range(5))
+def test_a_caller_who_gives_up_leaves_the_batch_and_disturbs_nobody(moment: int):
     policy = Watched()
 
     async def calls() -> list[Completion]:
         async def give_up() -> None:
             patient = asyncio.create_task(policy.generate(PROMPTS[4:]))
             while len(policy.sizes) < 2:
+                await asyncio.sleep(0)
+            for _ in range(moment):
                 await asyncio.sleep(0)
             patient.cancel()
             with pytest.raises(asyncio.CancelledError):
@@ -211,8 +231,23 @@ def test_a_caller_who_gives_up_leaves_the_batch_and_disturbs_nobody():
         return kept
 
     assert ids(asyncio.run(calls())) == alone()[:4]
-    assert policy.sizes[1] == 6
-    assert max(policy.sizes[3:]) <= 4
+    assert policy.sizes[0] == 6
+    assert max(policy.sizes[5:], default=0) <= 4
+    assert policy.is_idle
+
+
+def test_no_step_is_made_when_nobody_waits_any_more():
+    policy = Watched(temperature=1.0)
+
+    async def given_up() -> None:
+        asked = asyncio.create_task(policy.generate(PROMPTS))
+        await asyncio.sleep(0)  # it asks for a step, which is not begun yet
+        asked.cancel()
+        for _ in range(9):
+            await asyncio.sleep(0)
+
+    asyncio.run(given_up())
+    assert policy.sizes == []
     assert policy.is_idle
 
 

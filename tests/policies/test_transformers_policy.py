@@ -203,6 +203,13 @@ def test_keyed_draws_follow_the_model_s_distribution():
     assert ((shares - probabilities[0]).abs() < 5 * spread + 1 / n).all()
 
 
+def test_draws_are_exact_over_a_large_vocabulary():
+    n = 200_000
+    places = torch.arange(0, n, 997)
+    even = torch.full((1, n), 1 / n).expand(len(places), -1)
+    assert torch.equal(drawn_at(even, (places + 0.5).double() / n), places)
+
+
 @given(
     st.lists(st.sampled_from([0.0, 1e-30, 1e-7, 0.1, 1.0]), min_size=1, max_size=6).filter(any),
     st.sampled_from([0.0, 5e-324, 0.5, 1 - 2**-53]),

@@ -131,7 +131,8 @@ class Decoder:
         states = self._vlm.hidden(inputs, past_key_values=window, use_cache=True).last_hidden_state
         ends = self._long([len(new.ids) - 1 for new in part])
         self.last = torch.cat([self.last, states[torch.arange(len(part)), ends]])
-        after = positions.amax(0).cummax(-1).values + 1
+        # The largest of time, height and width counts on, as in the model's own generation.
+        after = positions.amax(0) + 1
         for new, behind in zip(part, after.tolist(), strict=True):
             self._rows.append(_Row(list(new.tokens), [*new.found.after, *behind[: len(new.ids)]]))
 

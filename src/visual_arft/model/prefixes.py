@@ -48,7 +48,8 @@ class Found:
     pieces: tuple[Tensor, ...]
     """Its keys and values in order: layer x 2 x head x tok x dim."""
     after: tuple[int, ...]
-    """For each of its tokens, the rotary position of the token after it."""
+    """For each of its tokens, the rotary position of the token after it; of an image's tokens only
+    the last one's counts."""
 
 
 @dataclass(eq=False)
@@ -134,7 +135,6 @@ class PrefixCache:
         upper = _Node(
             node.tokens[:at], node.after[:at], node.states[..., :at, :].clone(), node.parent
         )
-        upper.used = node.used
         node.parent.children[upper.tokens[0]] = upper
         node.tokens, node.after = node.tokens[at:], node.after[at:]
         node.states, node.parent = node.states[..., at:, :].clone(), upper
