@@ -15,9 +15,10 @@ import torch
 from torch import Tensor
 
 from visual_arft.errors import UserError
+from visual_arft.model.attention import decoding
 from visual_arft.model.chat import Encoded
 from visual_arft.model.prefixes import Found, PrefixCache, Token, names
-from visual_arft.model.slots import Slots
+from visual_arft.model.slots import Slots, Window
 from visual_arft.model.vlm import Inputs, VisionLanguageModel
 from visual_arft.types import Image
 
@@ -77,11 +78,8 @@ class Decoder:
         positions = self._long([row.after[-1] for row in self._rows])
         self._slots.reserve(len(self), max(lengths) + 1)
         window = self._slots.window(0, self._long(lengths).unsqueeze(1), max(lengths) + 1)
-        inputs = Inputs(
-            self._long(tokens).unsqueeze(1), window.mask, positions.expand(3, 1, -1).mT, ()
-        )
-        output = self._vlm.hidden(inputs, past_key_values=window, use_cache=True)
-        self.last = output.last_hidden_state[:, -1]
+        ids, positions = self._long(tokens).unsqueeze(1), positions.expand(3, 1, -1).mT
+        self.last = self._states(Inputs(ids, window.mask, positions, ()), window)[:, -1]
         for row, token in zip(self._rows, tokens, strict=True):
             row.tokens.append(token)
             row.after.append(row.after[-1] + 1)
@@ -128,7 +126,7 @@ class Decoder:
         window = self._slots.window(first, columns, max(lengths) + 1)
         positions = inputs.positions + self._long([new.position for new in part]).unsqueeze(1)
         inputs = replace(inputs, attention=window.mask, positions=positions)
-        states = self._vlm.hidden(inputs, past_key_values=window, use_cache=True).last_hidden_state
+        states = self._states(inputs, window)
         ends = self._long([len(new.ids) - 1 for new in part])
         self.last = torch.cat([self.last, states[torch.arange(len(part)), ends]])
         # The largest of time, height and width counts on, as in the model's own generation.
@@ -156,6 +154,11 @@ class Decoder:
         self.last = self.last[self._long(order)]
         if not order:
             self._slots.clear()
+
+    def _states(self, inputs: Inputs, window: Window) -> Tensor:
+        with decoding(self._vlm.core.config.get_text_config()):
+            output = self._vlm.hidden(inputs, past_key_values=window, use_cache=True)
+        return output.last_hidden_state
 
     def _long(self, numbers: Sequence[int]) -> Tensor:
         return torch.tensor(numbers, dtype=torch.long, device=self._vlm.device)

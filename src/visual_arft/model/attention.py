@@ -1,0 +1,47 @@
+"""Attention for decoding that reads keys and values where they lie.
+
+transformers repeats them for each query head that shares them, which for one new token a row costs
+more than the attention itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor
+from torch.nn.functional import scaled_dot_product_attention
+from transformers import AttentionInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+
+_NAME = "arft_decoding"
+
+
+@contextmanager
+def decoding(config: Any) -> Generator[None]:
+    """Within it a language model with this `config` attends so, unless it has a kernel of its own."""
+    before = config._attn_implementation
+    if before == "sdpa":
+        config._attn_implementation = _NAME
+    try:
+        yield
+    finally:
+        config._attn_implementation = before
+
+
+def _attend(
+    module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
+) -> tuple[Tensor, None]:
+    rows, heads, tokens, size = query.shape
+    if tokens > 1:
+        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
+    # Query heads that share keys stand where several tokens would: they see the same.
+    together = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
+    seen = scaled_dot_product_attention(
+        together, key, value, attn_mask=mask, scale=kwargs.get("scaling")
+    )
+    return seen.reshape(rows, 1, heads, size), None
+
+
+AttentionInterface.register(_NAME, _attend)
