@@ -94,6 +94,11 @@ def counted(model: VisionLanguageModel) -> Iterator[dict[str, int]]:
         del model.core.model.get_image_features
 
 
+def filled(tokens: int) -> int:
+    """Tokens come in fours."""
+    return -(-tokens // 4) * 4
+
+
 pictures = st.lists(st.sampled_from(PICTURES), max_size=2)
 words = st.sampled_from(
     ["", "hi", "What does the sign say? " * 2, "It says 42, red, green and blue."]
@@ -139,7 +144,7 @@ def test_of_a_chat_that_goes_on_only_the_new_part_is_computed(model: VisionLangu
     with counted(model) as counts:
         [answer] = replies(policy, [second])
     new = len(answer.prompt_ids or ()) - len(reply.prompt_ids or ())
-    assert (counts["tokens"], counts["images"]) == (new, 1)
+    assert (counts["tokens"], counts["images"]) == (filled(new), 1)
     check(model, second, answer)
 
 
@@ -155,12 +160,8 @@ def test_a_group_s_prompt_and_image_are_computed_once(model: VisionLanguageModel
     prompt = ask("What does the sign say?", PICTURES[0])
     with counted(model) as counts:
         members = replies(policy_of(model, max_new_tokens=1), [prompt] * 8)
-    assert counts == {
-        "passes": 1,
-        "rows": 1,
-        "tokens": len(members[0].prompt_ids or ()),
-        "images": 1,
-    }
+    tokens = filled(len(members[0].prompt_ids or ()))
+    assert counts == {"passes": 1, "rows": 1, "tokens": tokens, "images": 1}
 
 
 def test_a_reply_that_ended_leaves_the_batch_at_once(model: VisionLanguageModel):
@@ -172,7 +173,8 @@ def test_a_reply_that_ended_leaves_the_batch_at_once(model: VisionLanguageModel)
         ]
     assert len(set(lengths)) > 3, "the replies must end at different times"
     # Each prompt is a row of the first pass, and each sampled token but the last one of another.
-    assert counts["rows"] == len(prompts) + sum(length - 1 for length in lengths)
+    running = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert counts["rows"] == len(prompts) + sum(max(rows, 4) for rows in running)
     assert counts["passes"] == max(lengths)
 
 
@@ -231,6 +233,47 @@ def test_rows_join_and_leave_in_any_order(model: VisionLanguageModel):
             new = [3 + step % 3, step]
             rows += [(new[each], []) for each in batch.join([encoded[n] for n in new])]
             check_rows(rows)
+
+
+def rounds_alike() -> bool:
+    """Whether torch's kernels on this processor round a row the same in batches of many sizes."""
+    rows, square, tall = torch.randn(300, 128), torch.randn(128, 128), torch.randn(960, 32)
+    wide = torch.nn.functional.pad(torch.randn(4, 190), (0, 770))
+    products = [wide[:, :width].contiguous() @ tall[:width] for width in (192, 384, 576, 960)]
+    return all(torch.equal(each, products[0]) for each in products) and all(
+        torch.equal(rows[:count] @ square, (rows @ square)[:count]) for count in (4, 5, 7, 31, 100)
+    )
+
+
+@pytest.mark.skipif(not rounds_alike(), reason="this processor's kernels round by batch size")
+@pytest.mark.parametrize("name", MAKERS)
+def test_what_else_is_in_the_batch_changes_no_bit(name: str):
+    model = vlm(name)
+    texts = ["hi", "What does the sign say?", "It says 42, red, green and blue. " * 30]
+    images = [
+        picture(IMAGES, number, 80, 60 + number) for number in range(2)
+    ]  # of 4 tokens or more
+    prompts = [ask(text, *images[:count]) for text in texts for count in range(3)]
+    assert len({len(model.chat.encode(prompt).ids) > 192 for prompt in prompts}) == 2
+
+    def chat(parts: Sequence[Sequence[int]], **more: Any) -> dict[int, list[Completion]]:
+        said: dict[int, list[Completion]] = {}
+        for part in parts:
+            policy = TransformersPolicy(model, Sampling(max_new_tokens=12, keyed=True), **more)
+            first = replies(policy, [prompts[number] for number in part])
+            goes_on = [
+                append(prompts[number], reply, "Look. " * number, images[1])
+                for number, reply in zip(part, first, strict=True)
+            ]
+            for number, *both in zip(part, first, replies(policy, goes_on), strict=True):
+                said[number] = both
+        return said
+
+    everything = list(range(len(prompts)))
+    alone = chat([[number] for number in everything])
+    assert chat([everything]) == alone
+    assert chat([everything[::-1]], batch_size=2) == alone
+    assert chat([everything[::3], everything[1::3], everything[2::3]]) == alone
 
 
 def test_a_batch_without_rows_holds_no_memory(model: VisionLanguageModel):

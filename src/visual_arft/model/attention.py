@@ -20,7 +20,7 @@ _NAME = "arft_decoding"
 
 @contextmanager
 def decoding(config: Any) -> Generator[None]:
-    """Within it a language model with this `config` attends so, unless it has a kernel of its own."""
+    """Within it a language model with this `config` attends so, if it would by torch's kernel."""
     before = config._attn_implementation
     if before == "sdpa":
         config._attn_implementation = _NAME

@@ -7,12 +7,13 @@ takes over its keys and values, and equal ones that join together are computed o
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from visual_arft.errors import UserError
 from visual_arft.model.attention import decoding
@@ -24,6 +25,10 @@ from visual_arft.types import Image
 
 _PASS_TOKENS = 16_384
 """Tokens of one forward pass over new sequences, filling included."""
+
+_STEADY = 4
+"""Rows of one token are filled up to so many, and rows of several tokens to a multiple of it: then
+torch's CPU kernels round a row the same whatever is computed beside it."""
 
 
 class Decoder:
@@ -59,6 +64,12 @@ class Decoder:
         self._arrange([])
         self.forget()
 
+    def log_probabilities(self, temperature: float) -> Tensor:
+        """Log p of the next token of each row (row x vocabulary), as the model is asked for it."""
+        filling = max(0, _STEADY - len(self))
+        scores = self._vlm.log_probabilities(pad(self.last, (0, 0, 0, filling)), temperature)
+        return scores[: len(self)]
+
     def join(self, sequences: Sequence[Encoded]) -> list[int]:
         """Adds a row for each; returns which of `sequences` each new row is, in the rows' order."""
         self._forget_old_weights()
@@ -74,12 +85,14 @@ class Decoder:
 
     def advance(self, tokens: Sequence[int]) -> None:
         """Writes one more token to each row."""
-        lengths = [len(row.tokens) for row in self._rows]
-        positions = self._long([row.after[-1] for row in self._rows])
-        self._slots.reserve(len(self), max(lengths) + 1)
+        filling = [0] * (_STEADY - len(self))
+        lengths = [len(row.tokens) for row in self._rows] + filling
+        self._slots.reserve(len(lengths), max(lengths) + 1)
         window = self._slots.window(0, self._long(lengths).unsqueeze(1), max(lengths) + 1)
-        ids, positions = self._long(tokens).unsqueeze(1), positions.expand(3, 1, -1).mT
-        self.last = self._states(Inputs(ids, window.mask, positions, ()), window)[:, -1]
+        ids = self._long([*tokens, *filling]).unsqueeze(1)
+        positions = self._long([row.after[-1] for row in self._rows] + filling)
+        inputs = Inputs(ids, window.mask, positions.expand(3, 1, -1).mT, ())
+        self.last = self._states(inputs, window)[: len(self), -1]
         for row, token in zip(self._rows, tokens, strict=True):
             row.tokens.append(token)
             row.after.append(row.after[-1] + 1)
@@ -119,14 +132,16 @@ class Decoder:
             new.put(self._slots, row)
         images = [image for new in part for image in new.images]
         inputs = self._vlm.inputs([new.ids for new in part], images, left=False)
+        filling = -inputs.ids.shape[1] % _STEADY
+        ids = pad(inputs.ids, (0, filling), value=self._vlm.tokenizer.eos_token_id)
+        positions = inputs.positions + self._long([new.position for new in part]).unsqueeze(1)
         starts = self._long([new.start for new in part]).unsqueeze(1)
-        columns = starts + torch.arange(inputs.ids.shape[1], device=starts.device)
+        columns = starts + torch.arange(ids.shape[1], device=starts.device)
         # The filling's states all go to the column behind the row's end, which comes next.
         columns = columns.minimum(self._long(lengths).unsqueeze(1))
         window = self._slots.window(first, columns, max(lengths) + 1)
-        positions = inputs.positions + self._long([new.position for new in part]).unsqueeze(1)
-        inputs = replace(inputs, attention=window.mask, positions=positions)
-        states = self._states(inputs, window)
+        filled = Inputs(ids, window.mask, pad(positions, (0, filling)), inputs.images)
+        states = self._states(filled, window)
         ends = self._long([len(new.ids) - 1 for new in part])
         self.last = torch.cat([self.last, states[torch.arange(len(part)), ends]])
         # The largest of time, height and width counts on, as in the model's own generation.

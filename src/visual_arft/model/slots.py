@@ -11,6 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+_BLOCK, _BLOCK_OF_ONE = 192, 32
+"""Columns that torch's CPU kernels sum at a time, for rows of several tokens and of one: over whole
+blocks a row is rounded the same, however many of them the longest row needs."""
+
 
 class Slots:
     """Rows of keys and values; memory is taken as rows and columns are asked for."""
@@ -36,7 +40,7 @@ class Slots:
         if rows > had_rows:
             rows = max(rows, had_rows + had_rows // 4)
         if columns > had_columns:
-            columns += max(32, columns // 4)
+            columns = _whole(columns + columns // 4, _BLOCK)
         rows, columns = max(rows, had_rows), max(columns, had_columns)
         # Zeros, for what is masked out must still be a number.
         grown = self._memory.new_zeros((layers, both, rows, heads, columns, dim))
@@ -61,9 +65,11 @@ class Slots:
         Args:
             first: the first of the rows.
             columns: row x tok, where each token's keys and values go.
-            width: columns that are looked at.
+            width: columns that are in use.
         """
-        return Window(self._memory[:, :, first : first + len(columns), :, :width], columns)
+        rows = slice(first, first + len(columns))
+        width = _whole(width, _BLOCK if columns.shape[1] > 1 else _BLOCK_OF_ONE)
+        return Window(self._memory[:, :, rows, :, :width], columns)
 
 
 class Window:
@@ -89,3 +95,7 @@ class Window:
     def get_seq_length(self, *args: object) -> int:
         """Asked where no positions are given; they always are."""
         raise AssertionError("a forward pass over slots has positions of its own")
+
+
+def _whole(columns: int, block: int) -> int:
+    return -(-columns // block) * block

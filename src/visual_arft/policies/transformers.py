@@ -127,7 +127,7 @@ class TransformersPolicy:
 
     def _draw(self) -> tuple[Tensor, Tensor]:
         """The next token of each row, and its log-probability."""
-        scores = self.vlm.log_probabilities(self._decoder.last, self.sampling.temperature)
+        scores = self._decoder.log_probabilities(self.sampling.temperature)
         if self.sampling.temperature == 0:
             tokens = scores.argmax(-1)
         elif self.sampling.keyed:
