@@ -276,11 +276,25 @@ def test_what_else_is_in_the_batch_changes_no_bit(name: str):
     assert chat([everything[::3], everything[1::3], everything[2::3]]) == alone
 
 
-def test_a_batch_without_rows_holds_no_memory(model: VisionLanguageModel):
+def test_short_prompts_are_not_filled_up_to_a_long_one_s_length(model: VisionLanguageModel):
+    prompts = [*(ask(f"{number} is it?") for number in range(20)), ask("It says 42. " * 40)]
+    with counted(model) as counts:
+        answers = replies(policy_of(model, max_new_tokens=1), prompts)
+    lengths = [len(each.prompt_ids or ()) for each in answers]
+    assert counts["tokens"] <= filled(lengths[-1]) + 20 * filled(max(lengths[:-1]))
+    for prompt, answer in zip(prompts, answers, strict=True):
+        check(model, prompt, answer)
+
+
+def test_what_is_forgotten_holds_no_memory_but_rows_stay(model: VisionLanguageModel):
     batch = Decoder(model, keep=100)
-    batch.join([model.chat.encode(ask("hi"))])
+    batch.join([model.chat.encode(ask("hi")), model.chat.encode(ask("What?"))])
+    batch.leave([0])
+    batch.forget()
+    assert batch._prefixes.size == 0
     assert batch._slots._memory.numel()
     batch.leave([0])
+    batch.forget()
     assert not batch._slots._memory.numel()
 
 

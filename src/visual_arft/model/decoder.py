@@ -26,6 +26,9 @@ from visual_arft.types import Image
 _PASS_TOKENS = 16_384
 """Tokens of one forward pass over new sequences, filling included."""
 
+_PASS_COST = 512
+"""Tokens that cost about as much as another pass: more filling than that is not computed."""
+
 _STEADY = 4
 """Rows of one token are filled up to so many, and rows of several tokens to a multiple of it: then
 torch's CPU kernels round a row the same whatever is computed beside it."""
@@ -56,8 +59,10 @@ class Decoder:
         return len(self._rows)
 
     def forget(self) -> None:
-        """Drops what is kept."""
+        """Drops what is kept, and gives back the memory that no row needs."""
         self._prefixes.clear()
+        if not self._rows:
+            self._slots.clear()
 
     def clear(self) -> None:
         """Drops all rows, and what is kept."""
@@ -167,8 +172,6 @@ class Decoder:
                 self._slots.copy(row, place, len(self._rows[row].tokens))
         self._rows = [self._rows[row] for row in order]
         self.last = self.last[self._long(order)]
-        if not order:
-            self._slots.clear()
 
     def _states(self, inputs: Inputs, window: Window) -> Tensor:
         with decoding(self._vlm.core.config.get_text_config()):
@@ -232,7 +235,8 @@ def _passes(news: Sequence[_New]) -> Iterator[list[_New]]:
     """New sequences in groups for one forward pass: of like length, and not too many tokens."""
     part: list[_New] = []
     for new in sorted(news, key=lambda each: len(each.ids)):
-        if part and (len(part) + 1) * len(new.ids) > _PASS_TOKENS:
+        filling = len(part) * (len(new.ids) - len(part[-1].ids)) if part else 0
+        if filling > _PASS_COST or (part and (len(part) + 1) * len(new.ids) > _PASS_TOKENS):
             yield part
             part = []
         part.append(new)

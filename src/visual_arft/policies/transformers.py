@@ -70,7 +70,7 @@ class TransformersPolicy:
         return [self._completion(reply) for reply in replies]
 
     def forget(self) -> None:
-        """Gives back the memory of the keys and values that are kept between calls."""
+        """Gives back the memory of keys and values, which is kept between calls."""
         self._decoder.forget()
 
     def _reply(self, number: int, prompt: Prompt) -> _Reply:
