@@ -1,13 +1,13 @@
 """Attention for decoding that reads keys and values where they lie.
 
-transformers repeats them for each query head that shares them, which for one new token a row costs
-more than the attention itself.
+transformers repeats them for each query head that shares them, which can cost more than to attend.
 """
 
 from __future__ import annotations
 
 from collections.abc import Generator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor
@@ -34,14 +34,15 @@ def _attend(
     module: Any, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, **kwargs: Any
 ) -> tuple[Tensor, None]:
     rows, heads, tokens, size = query.shape
-    if tokens > 1:
-        return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
-    # Query heads that share keys stand where several tokens would: they see the same.
-    together = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
-    seen = scaled_dot_product_attention(
-        together, key, value, attn_mask=mask, scale=kwargs.get("scaling")
-    )
-    return seen.reshape(rows, 1, heads, size), None
+    attend = partial(scaled_dot_product_attention, attn_mask=mask, scale=kwargs["scaling"])
+    if tokens == 1:
+        # Query heads that share keys stand where several tokens would: they see the same.
+        together = query.reshape(rows, key.shape[1], heads // key.shape[1], size)
+        return attend(together, key, value).reshape(rows, 1, heads, size), None
+    if query.device.type == "cpu":
+        return attend(query, key, value, enable_gqa=True).transpose(1, 2).contiguous(), None
+    # A GPU's fast kernels do not know shared keys together with a mask.
+    return sdpa_attention_forward(module, query, key, value, mask, **kwargs)
 
 
 AttentionInterface.register(_NAME, _attend)
