@@ -20,6 +20,8 @@ class Sampling(Record):
     seed: int = 0
     """Of the sampler's own random generator."""
     keyed: bool = False
+    """Draw each reply from the seed and its own prompt alone: what else is in the batch, and what
+    was asked before, changes nothing. Equal prompts then get equal replies."""
 
 
 class Policy(Protocol):
