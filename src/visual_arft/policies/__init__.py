@@ -19,6 +19,9 @@ class Sampling(Record):
     """Tokens of one reply; a longer one is cut and its finish reason is `length`."""
     seed: int = 0
     """Of the sampler's own random generator."""
+    keyed: bool = False
+    """Draw each reply from the seed and its own prompt alone: what else is in the batch, and what
+    was asked before, changes nothing. Equal prompts then get equal replies."""
 
 
 class Policy(Protocol):
