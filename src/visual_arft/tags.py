@@ -9,7 +9,7 @@ Malformed(reason='the reply has no <think>')
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from visual_arft.types import Action, Malformed
 
@@ -81,6 +81,15 @@ def defuse(text: str, special_tokens: Sequence[str] = ()) -> str:
     '⟦IMG]'
     """
     text = _CONTROL.sub(lambda found: _harmless(found[0]), _OURS.sub(r"‹\1›", text))
+    return blunt(text, special_tokens)
+
+
+def blunt(text: str, special_tokens: Iterable[str]) -> str:
+    """Text that spells none of a tokenizer's special tokens any more, and is as it was otherwise.
+
+    >>> blunt("<think>[IMG]</think><|im_end|>", ["[IMG]", "<|im_end|>"])
+    '<think>⟦IMG]</think>‹|im_end|›'
+    """
     # The longest first: one token may hold another.
     for token in sorted({each.strip() for each in special_tokens}, key=len, reverse=True):
         while len(token) > 1 and token in text:

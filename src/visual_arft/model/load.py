@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any
@@ -10,12 +11,24 @@ import torch
 from huggingface_hub import HfApi, try_to_load_from_cache
 from peft import LoraConfig, PeftModel, get_peft_model
 from safetensors import SafetensorError
-from transformers import AutoImageProcessor, AutoModelForImageTextToText, AutoTokenizer
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoTokenizer,
+    PreTrainedConfig,
+)
+from transformers.utils.peft_utils import find_adapter_config_file
 
 from visual_arft.errors import UserError
 from visual_arft.images import Images
 from visual_arft.model.settings import TINY, ModelConfig
 from visual_arft.model.vlm import VisionLanguageModel
+
+SUPPORTED = {"qwen2_vl": "Qwen2-VL", "qwen2_5_vl": "Qwen2.5-VL", "qwen3_vl": "Qwen3-VL"}
+"""The types of models that sample and train here, as transformers calls them, and their names."""
+
+LOADING_ERRORS = (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError)
+"""What transformers raises where a folder or hub id does not hold what is asked for."""
 
 _ADAPTER = "adapter_config.json"
 
@@ -37,13 +50,30 @@ def load(
     return _load(config, config.path, images, seed, checkpoint)
 
 
+def is_supported(config: ModelConfig) -> bool:
+    """Whether `load` takes a model: by the type in its config.json, before weights are read."""
+    if config.path == TINY:
+        return True
+    try:
+        find(config.path)
+        found, _ = PreTrainedConfig.get_config_dict(base_of(config.path))
+        if not found:
+            raise OSError("there is no config.json")
+    except LOADING_ERRORS as error:
+        raise UserError(
+            f"{config.path}: not a model that transformers can load ({why(error)}); give "
+            f"'{TINY}', a folder saved by save_pretrained, or a hub id"
+        ) from None
+    return found.get("model_type") in SUPPORTED
+
+
 def _load(
     config: ModelConfig, path: str, images: Images, seed: int, checkpoint: Path | None
 ) -> VisionLanguageModel:
     if checkpoint is not None:
         _check_kind(checkpoint, config.lora_rank)
         path = path if config.lora_rank else str(checkpoint)
-    device = _device(config.device)
+    device = device_of(config.device)
     model, tokenizer, processor = _parts(path, getattr(torch, config.dtype))
     _limit_pixels(processor, config.max_pixels)
     if config.freeze_vision:
@@ -58,28 +88,40 @@ def _load(
 def _parts(path: str, dtype: torch.dtype) -> tuple[Any, Any, Any]:
     """Model, tokenizer and image processor of a folder or hub id."""
     try:
-        _find(path)
+        find(path)
         processor: Any = AutoImageProcessor.from_pretrained(path, backend="pil")
         tokenizer: Any = AutoTokenizer.from_pretrained(path)
         model: Any = AutoModelForImageTextToText.from_pretrained(
             path, dtype=dtype, attn_implementation="sdpa"
         )
-    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
-        why = (str(error).strip() or type(error).__name__).splitlines()[0]
+    except LOADING_ERRORS as error:
         raise UserError(
-            f"{path}: not a vision-language model that transformers can load ({why}); give "
+            f"{path}: not a vision-language model that transformers can load ({why(error)}); give "
             f"'{TINY}', a folder saved by save_pretrained, or a hub id"
         ) from None
-    core = getattr(model, "model", None)
-    if not hasattr(core, "get_rope_index") or not hasattr(processor, "merge_size"):
+    if model.config.model_type not in SUPPORTED:
+        *names, last = SUPPORTED.values()
         raise UserError(
             f"{path}: a model of the type {model.config.model_type!r} is not supported; give a "
-            "Qwen2-VL, Qwen2.5-VL or Qwen3-VL folder or hub id"
+            f"{', '.join(names)} or {last} folder or hub id"
         )
     return model, tokenizer, processor
 
 
-def _find(path: str) -> None:
+def why(error: Exception) -> str:
+    """The first line of what an error of transformers says."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def base_of(path: str) -> str:
+    """Where a model's config.json is: a path itself, or the base of its LoRA weights."""
+    adapter = find_adapter_config_file(path)
+    if adapter is None:
+        return path
+    return json.loads(Path(adapter).read_bytes())["base_model_name_or_path"]
+
+
+def find(path: str) -> None:
     """Raises `OSError` for a path that is neither here nor on the hub.
 
     Asks once: transformers asks again and again for each file, for minutes where there is no
@@ -129,7 +171,8 @@ def _limit_pixels(processor: Any, max_pixels: int) -> None:
     processor.size = type(processor.size)(**size)
 
 
-def _device(name: str) -> torch.device:
+def device_of(name: str) -> torch.device:
+    """The device of a name; raises `UserError` for one that is not there."""
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
