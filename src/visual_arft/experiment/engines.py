@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import asdict
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,7 +24,6 @@ from visual_arft.store import Store
 from visual_arft.types import Prompt
 
 if TYPE_CHECKING:
-    from visual_arft.model.vlm import VisionLanguageModel
     from visual_arft.policies.openai import OpenAIPolicy
 
 ANSWERS = "answers.sqlite"
@@ -79,17 +79,24 @@ class _Local:
         self._player, self._sampling, self._images = player, sampling, images
         self.concurrency = concurrency
 
-    @cached_property
-    def _vlm(self) -> VisionLanguageModel:
-        # Here, so that what is wrong with the rest of the command shows before torch loads.
-        from visual_arft.model.load import load
-
-        return load(self._player.model, self._images)
-
     def policy(self, repeat: int) -> Policy:
+        return self._make(_sampling(self._sampling, repeat))
+
+    @cached_property
+    def _make(self) -> Callable[[Sampling], Policy]:
+        """What makes a policy of the model, which is loaded once."""
+        # Here, so that what is wrong with the rest of the command shows before torch loads.
+        from visual_arft.model.load import is_supported, load
+        from visual_arft.policies.generate import GeneratePolicy
         from visual_arft.policies.transformers import TransformersPolicy
 
-        return TransformersPolicy(self._vlm, _sampling(self._sampling, repeat))
+        config = self._player.model
+        if is_supported(config):
+            return partial(TransformersPolicy, load(config, self._images))
+        from visual_arft.model.foreign import load_foreign
+
+        model = load_foreign(config, self._images)
+        return partial(GeneratePolicy, model, batch_size=self.concurrency)
 
     def tally(self) -> dict[str, float]:
         return {}
