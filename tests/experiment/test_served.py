@@ -73,7 +73,7 @@ def test_a_server_that_stumbles_changes_nothing(tmp_path: Path):
     assert len(list(Store(tmp_path / "rough"))) == TASKS
 
 
-@pytest.mark.parametrize("fault", [*FLAWS, Fault(400), Fault(hang_s=30)], ids=str)
+@pytest.mark.parametrize("fault", [*FLAWS[:4], Fault(hang_s=30)], ids=str)
 def test_a_server_that_goes_away_costs_nothing_that_was_finished(tmp_path: Path, fault: Fault):
     timeout = "0.5" if fault.hang_s else "60"
     hasty = ("--retries", "1", "--backoff", "0.001", "--timeout", timeout, "--concurrency", "4")
