@@ -1,10 +1,10 @@
 """Items a second of a benchmark: ours beside one question at a time with `model.generate`.
 
 mini-MAT-Coding as `arft bench` plays it: whole episodes, the model's code really run, greedily, on
-the CPU. The plain way is the authors': one item after the other, the whole prompt computed anew at
-each turn and every image processed and encoded again; rules, weights, token ids and sandbox are the
-same. Without `--model` it is what the demo has trained in runs/demo, or else the tiny base after
-some minutes of the demo's cold start, which is kept beside the results.
+one thread of the CPU. The plain way is the authors': one item after the other, the whole prompt
+computed anew at each turn and every image processed and encoded again; rules, weights, token ids
+and sandbox are the same. Without `--model` it is what the demo has trained in runs/demo, or else
+the tiny base after some minutes of the demo's cold start, which is kept beside the results.
 
     python benchmarks/bench_throughput.py [--items 200] [--model runs/demo] [--steps 240]
 """
@@ -60,6 +60,9 @@ def main() -> None:
     options.add_argument("--model", type=Path, help="a run, or a model inside one")
     options.add_argument("--steps", type=int, default=240, help="of a cold start, where it is due")
     given = options.parse_args()
+    torch.set_num_threads(
+        1
+    )  # for both; the sandbox has the other core, and more wait for each other
     with Sandbox(workers=2) as sandbox:
         model = given.model or demo_model() or cold_started(given.steps, sandbox)
         player = find_player(str(model), "coding")
