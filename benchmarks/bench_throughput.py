@@ -60,7 +60,9 @@ def main() -> None:
     options.add_argument("--model", type=Path, help="a run, or a model inside one")
     options.add_argument("--steps", type=int, default=240, help="of a cold start, where it is due")
     given = options.parse_args()
-    torch.set_num_threads(1)  # for both; the sandbox has the other core
+    torch.set_num_threads(
+        1
+    )  # for both; the sandbox has the other core, and more wait for each other
     with Sandbox(workers=2) as sandbox:
         model = given.model or demo_model() or cold_started(given.steps, sandbox)
         player = find_player(str(model), "coding")
