@@ -153,7 +153,10 @@ def arft(line: str) -> Result:
             "corpus.jsonl, row 2, key 'contents'",
         ),
         # models
-        ("bench mini-mat-coding --limit 1 --model hollow", "hollow: not a vision-language model"),
+        (
+            "bench mini-mat-coding --limit 1 --model hollow",
+            "hollow: not a model that transformers can load",
+        ),
         ("bench mini-mat-coding --limit 1 --model old", "old: the run has no model yet"),
         ("bench mini-mat-coding --limit 1 --engine scripted --model gone.json", "gone.json"),
         ("bench mini-mat-coding --limit 1 --engine scripted --model good.json", "good.json"),
