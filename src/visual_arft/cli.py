@@ -4,45 +4,33 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, get_args
+from typing import TYPE_CHECKING
 
 import click
 from rich.console import Console
 
-from visual_arft.bench.settings import BenchConfig, Engine, Mode
-from visual_arft.envs.search.actions import SearchAction
+from visual_arft.cli_bench import bench
+from visual_arft.cli_options import (
+    AS_JSON,
+    AS_MARKDOWN,
+    CORPUS,
+    FILE,
+    FOLDER,
+    MODEL,
+    RECORDING,
+    RECORDING_MODE,
+    SEED,
+    show,
+)
 from visual_arft.envs.search.recording.mode import Mode as RecordingMode
 from visual_arft.errors import UserError
 from visual_arft.exits import Commands, records_in
 
 if TYPE_CHECKING:
-    from visual_arft.bench.score import Report
     from visual_arft.experiment.player import EnvName
     from visual_arft.types import Turn
 
 TASKS = {"coding": ("coding",), "search": ("search",), "both": ("coding", "search")}
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
-FILE = click.Path(path_type=Path)
-CORPUS = click.option(
-    "--corpus",
-    metavar="ENGINE",
-    help="What is searched: an index, JSON lines, a retrieval server, or a web search; "
-    "see arft search query --help.",
-)
-RECORDING = click.option(
-    "--recording", type=FILE, help="A file that every answer of the search goes into."
-)
-RECORDING_MODE = click.option(
-    "--recording-mode",
-    type=click.Choice(get_args(RecordingMode)),
-    default="replay-or-live",
-    show_default=True,
-    help="What is done with it: `replay` asks nothing else, `record` asks anew.",
-)
-AS_JSON = click.option("--json", "as_json", is_flag=True, help="Print JSON for a script.")
-MODEL = "`tiny`, a folder saved by transformers, a hub id, or a run of ours."
-SEED = click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True)
 
 
 @click.group(
@@ -106,86 +94,7 @@ def train(
         training.train(resolved, folder)
 
 
-@main.command(epilog="Example: arft bench mini-mat-coding --model runs/demo --limit 100")
-@click.argument("suite")
-@click.option("--model", required=True, help=MODEL)
-@click.option(
-    "--engine", type=click.Choice(get_args(Engine)), default="transformers", show_default=True
-)
-@click.option("--mode", type=click.Choice(get_args(Mode)), default="agent", show_default=True)
-@click.option("--data", type=FILE, help="The benchmark's file or folder; mini-MAT needs none.")
-@CORPUS
-@RECORDING
-@RECORDING_MODE
-@click.option(
-    "--action",
-    "actions",
-    type=click.Choice(get_args(SearchAction)),
-    multiple=True,
-    help="What a search agent may do; once for each. `read` and `look` open pages of the web.",
-)
-@click.option(
-    "--search-budget",
-    type=click.IntRange(min=0),
-    help="Requests to the search, tries again included.",
-)
-@click.option("--limit", type=click.IntRange(min=1), help="Play the first N tasks only.")
-@click.option("--temperature", type=click.FloatRange(min=0), default=0.0, show_default=True)
-@click.option("--out", type=FOLDER, help="The run's folder; runs/SUITE-MODEL-MODE when not given.")
-@SEED
-@AS_JSON
-def bench(
-    suite: str,
-    model: str,
-    engine: Engine,
-    mode: Mode,
-    data: Path | None,
-    corpus: str | None,
-    recording: Path | None,
-    recording_mode: RecordingMode,
-    actions: tuple[SearchAction, ...],
-    search_budget: int | None,
-    limit: int | None,
-    temperature: float,
-    out: Path | None,
-    seed: int,
-    as_json: bool,
-) -> None:
-    """Play a benchmark and score it.
-
-    SUITE is mini-mat-coding or mini-mat-search, which are generated; or, by --data, mat-coding,
-    mat-search, hotpotqa, 2wiki, musique or bamboogle. Every episode is recorded; run the same
-    command again and it goes on.
-
-    A model that was trained here plays as it was trained to, others in the paper's context unless
-    --mode says otherwise.
-
-    The engine `scripted` needs no model: --model is a JSON object {TEXT: REPLY, …}, and the reply
-    of the first TEXT that occurs in a prompt is given; the TEXT "" occurs in every prompt.
-    """
-    from visual_arft.bench.suites import suite as named
-
-    named(suite)  # a wrong name is told at once
-    config = BenchConfig(
-        suite=suite,
-        model=model,
-        engine=engine,
-        mode=mode,
-        data=data,
-        corpus=corpus,
-        recording=recording,
-        recording_mode=recording_mode,
-        actions=actions or None,
-        search_budget=search_budget,
-        temperature=temperature,
-        seed=seed,
-    )
-    folder = out or Path("runs") / f"{suite}-{Path(model).name}-{mode}"
-    from visual_arft.experiment.playing import bench as play
-
-    with records_in(folder, "run the same command again"):
-        report = play(config, folder, limit=limit)
-    _show(report, as_json)
+main.add_command(bench)
 
 
 @main.command(epilog="Example: arft score predictions.json --suite mat-coding")
@@ -193,15 +102,19 @@ def bench(
 @click.option("--suite", help="The benchmark whose scoring rules hold, such as mat-coding.")
 @click.option("--phase", help="Which part of a run, where it has several.")
 @AS_JSON
-def score(path: Path, suite: str | None, phase: str | None, as_json: bool) -> None:
+@AS_MARKDOWN
+def score(
+    path: Path, suite: str | None, phase: str | None, as_json: bool, as_markdown: bool
+) -> None:
     """Score a run or a file of predictions.
 
     A file of predictions is JSON or JSON lines; each row has pred_answer and gt. EM and F1 are in
-    percent, with 95% intervals; a row without an answer scores 0.
+    percent, with 95% intervals; a row without an answer scores 0. A run of arft bench knows its
+    suite.
     """
     from visual_arft.bench.score import score_path
 
-    _show(score_path(path, suite, phase), as_json)
+    show(score_path(path, suite, phase), as_json=as_json, as_markdown=as_markdown)
 
 
 @main.command(epilog="Example: arft view runs/demo/coding --export pages")
@@ -360,15 +273,6 @@ def _check_folder(folder: Path, resume: bool) -> None:
         raise UserError(f"{folder} holds a run; go on with --resume, or choose another --out")
     if resume and not exists:
         raise UserError(f"{folder} holds no run to resume; leave out --resume, or mend --out")
-
-
-def _show(report: Report, as_json: bool) -> None:
-    from visual_arft.bench.report import as_dict, table
-
-    if as_json:
-        click.echo(json.dumps(as_dict(report), indent=2, ensure_ascii=False))
-    else:
-        Console().print(table(report))
 
 
 def _tell(turn: Turn) -> None:

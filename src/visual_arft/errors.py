@@ -24,6 +24,20 @@ class ToolFailure(ArftError):
     """
 
 
+class PolicyFailure(ArftError):
+    """A model's server did not answer a prompt, through no fault of the model.
+
+    The episodes that waited for it are set aside, counted and never trained on.
+    """
+
+
+class RunFailure(ArftError):
+    """A run cannot go on, through no fault of who started it; what it has recorded stays.
+
+    The command prints it without a traceback and exits with status 1.
+    """
+
+
 class TokenMismatch(ArftError):
     """Image tokens and image features of one task do not match: never trained on, never ignored.
 

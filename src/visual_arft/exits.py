@@ -15,17 +15,16 @@ from typing import Any
 import click
 from click.exceptions import Exit
 
-from visual_arft.errors import UserError
+from visual_arft.errors import RunFailure, UserError
 
-TRAIN_EXTRA = (
-    "torch",
-    "transformers",
-    "tokenizers",
-    "peft",
-    "accelerate",
-    "safetensors",
-    "jaxtyping",
-)
+EXTRAS = {
+    "train": (
+        *("torch", "transformers", "tokenizers", "peft", "accelerate", "safetensors"),
+        *("jaxtyping", "huggingface_hub"),
+    ),
+    "openai": ("openai",),
+}
+"""Modules that come with an extra of the package, by the extra."""
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, or choose another folder",
@@ -82,16 +81,20 @@ def records_in(out: Path, go_on: str) -> Generator[None]:
         click.echo(f"\nStopped. The records lie in {out}; to go on: {go_on}", err=True)
         raise Exit(130) from None
     except Exception as error:
-        traceback.print_exc()
+        if not isinstance(error, RunFailure):
+            traceback.print_exc()
         click.echo(f"The run failed: {error}. Its records lie in {out}.", err=True)
         raise Exit(1) from None
 
 
 def _missing(error: ModuleNotFoundError) -> Exception:
     name = (error.name or "").partition(".")[0]
-    if name not in TRAIN_EXTRA:
+    extra = next((extra for extra, modules in EXTRAS.items() if name in modules), None)
+    if extra is None:
         return error
-    return WrongUse(f"{name} is not installed, and this needs it: pip install 'visual-arft[train]'")
+    return WrongUse(
+        f"{name} is not installed, and this needs it: pip install 'visual-arft[{extra}]'"
+    )
 
 
 def _sentence(error: OSError) -> str:

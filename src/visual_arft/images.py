@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import io
 import os
@@ -19,6 +20,8 @@ from visual_arft.types import Image
 
 Pixels = NDArray[np.uint8]
 """Height x width x 3, RGB, 0 to 255."""
+
+_ANY_SERVER_READS = ("image/png", "image/jpeg", "image/webp", "image/gif")
 
 
 class Images(Protocol):
@@ -147,3 +150,12 @@ def encode(pixels: Pixels) -> bytes:
     buffer = io.BytesIO()
     Pil.fromarray(pixels).save(buffer, format="PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def data_url(data: bytes) -> str:
+    """An address that holds an encoded picture, as a PNG where not every server reads its kind."""
+    with Pil.open(io.BytesIO(data)) as picture:
+        kind = picture.get_format_mimetype()
+    if kind not in _ANY_SERVER_READS:
+        data, kind = encode(decode(data)), "image/png"
+    return f"data:{kind};base64,{base64.b64encode(data).decode()}"

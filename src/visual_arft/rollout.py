@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 
 from visual_arft.episode import Episode
-from visual_arft.errors import EpisodeError, TokenMismatch, ToolFailure
+from visual_arft.errors import EpisodeError, PolicyFailure, TokenMismatch, ToolFailure
 from visual_arft.policies import Policy
 from visual_arft.tools import SessionTool, Tool, Tools
 from visual_arft.types import Prompt, ToolCall, Trajectory
@@ -20,7 +20,8 @@ from visual_arft.types import Prompt, ToolCall, Trajectory
 async def play(episodes: Sequence[Episode], policy: Policy, tools: Tools) -> list[Trajectory]:
     """The trajectories of `episodes`, in their order, played in lockstep.
 
-    A `ToolFailure` ends its own episode only; any other exception ends the rollout.
+    A `ToolFailure` ends its own episode only, and a `PolicyFailure` those that were to be answered
+    together; any other exception ends the rollout.
     """
     async for _ in rounds(episodes, policy, tools):
         pass
@@ -98,6 +99,10 @@ async def _reply(episodes: Sequence[Episode], policy: Policy) -> None:
             raise
         task = waiting[error.index][0].task
         raise TokenMismatch(f"task {task.id!r}: {error}") from error
+    except PolicyFailure as failure:
+        for episode, _ in waiting:
+            episode.abort(str(failure))
+        return
     for (episode, _), completion in zip(waiting, completions, strict=True):
         episode.act(completion)
 

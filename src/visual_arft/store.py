@@ -35,6 +35,12 @@ class Entry(Record):
         """The part of the run it was played in; empty where the run has no parts."""
         return str(self.meta.get("phase", ""))
 
+    @property
+    def repeat(self) -> int:
+        """How often its task had been played before in its phase."""
+        repeat = self.meta.get("repeat", 0)
+        return repeat if isinstance(repeat, int) else 0
+
 
 class Store:
     """The records of one run in its folder; the folder is made with the first record."""

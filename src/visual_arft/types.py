@@ -49,6 +49,13 @@ class Prompt(Record):
         return tuple(image for message in self.messages for image in message.images)
 
 
+class Usage(Record):
+    """What a server counted, and charges for, of one reply."""
+
+    prompt_tokens: Annotated[int, Field(ge=0)]
+    completion_tokens: Annotated[int, Field(ge=0)]
+
+
 class Completion(Record):
     """One sampled reply."""
 
@@ -60,6 +67,8 @@ class Completion(Record):
     logprobs: tuple[float, ...] | None = None
     """log p of each sampled id under the distribution it was sampled from (natural log)."""
     finish_reason: Literal["stop", "length"] = "stop"
+    usage: Usage | None = None
+    """What the server counted; None where there is none or it did not say."""
 
 
 class Action(Record):
@@ -134,7 +143,7 @@ class Trajectory(Record):
     turns: tuple[Turn, ...]
     stop_reason: StopReason
     failure: str | None = None
-    """What broke, where the stop reason is `tool_failed`."""
+    """What broke, a tool or the model's server, where the stop reason is `tool_failed`."""
 
     @property
     def answer(self) -> str | None:

@@ -21,7 +21,7 @@ def test_a_gold_may_be_a_text_or_a_list_and_an_answer_may_be_null(tmp_path):
         {"pred_answer": None, "gt": ["a", "b"], "type": ["rotation90", "dark"], "split": "hard"},
     ]
     expected = [
-        Prediction("Paris", ("Paris",)),
+        Prediction("Paris", ("Paris",), task="1"),
         Prediction(None, ("a", "b"), split="hard", kind="rotation90+dark"),
     ]
     assert read_predictions(written(tmp_path, rows), Suite()) == expected

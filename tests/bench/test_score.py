@@ -9,7 +9,7 @@ import pytest
 from rich.console import Console
 
 from visual_arft.bench.report import MARKDOWN_HEADER, as_dict, markdown_row, table
-from visual_arft.bench.score import gain, score, score_path
+from visual_arft.bench.score import score, score_path
 from visual_arft.errors import UserError
 from visual_arft.store import Store
 from visual_arft.types import (
@@ -19,8 +19,10 @@ from visual_arft.types import (
     Prompt,
     StopReason,
     Task,
+    ToolResult,
     Trajectory,
     Turn,
+    Usage,
 )
 
 REFERENCE = Path(
@@ -54,6 +56,7 @@ def test_no_answer_stays_in_the_count_and_a_failed_tool_does_not():
         "malformed": 1,
         "truncated": 0,
         "max_turns": 0,
+        "tool_errors": 0,
         "tool_failed": 1,
     }
     assert report.mean_turns == 1.0
@@ -74,15 +77,61 @@ def test_kinds_are_told_apart_where_there_are_several():
     assert score([RIGHT, WRONG]).kinds == {}
 
 
-def test_a_gain_is_taken_task_by_task():
-    after = [RIGHT, played("2", "red tower"), BROKEN]
-    before = [played("2", "tower"), played("1", "blue"), played("5", "red tower")]
-    cell = gain(after, before)
-    # EM: 1 - 0 and 1 - 0; F1: 1 - 0 and 1 - 2/3; task 5 came through on one side only.
-    assert (cell.n, cell.em, cell.f1) == (2, 100.0, 66.67)
-    assert cell.em_ci == (100.0, 100.0)
-    with pytest.raises(UserError, match="no task in common"):
-        gain([RIGHT], [WRONG])
+def test_a_task_played_several_times_counts_once_with_its_mean():
+    report = score(
+        [RIGHT, HALF, WRONG], [RIGHT, WRONG.model_copy(update={"task": HALF.task}), WRONG]
+    )
+    paper = report.overall["paper"]
+    # F1 by task: 1; (2/3 + 0) / 2; 0.
+    assert (paper.n, paper.em, paper.f1) == (3, 33.33, 44.44)
+    assert report.repeats is not None
+    assert report.repeats.em == (33.33, 33.33)
+    assert report.repeats.f1 == (55.56, 33.33)
+    assert report.repeats.em_sd == 0.0
+    assert report.repeats.f1_sd == 15.72  # 22.23 / sqrt(2)
+    assert score([RIGHT]).repeats is None
+
+
+def test_pass_at_k_counts_what_was_right_at_least_once_of_what_came_through_each_time():
+    one, two, three = played("1", "red tower"), played("2", "x"), played("3", "x")
+    right = [played(str(number), "red tower") for number in (1, 2, 3)]
+    failed = played("3", None, stop="tool_failed")
+    repeats = score([one, two, three], [right[0], right[1], failed]).repeats
+    assert repeats is not None
+    assert repeats.pass_at_k == 100.0
+    repeats = score([two, three], [two, right[2]]).repeats
+    assert repeats is not None
+    assert repeats.pass_at_k == 50.0
+
+
+def test_tool_errors_and_tokens_are_counted():
+    usage = Usage(prompt_tokens=10, completion_tokens=2)
+    [turn] = RIGHT.turns
+    wrong = turn.model_copy(
+        update={
+            "result": ToolResult(error="no such name"),
+            "completion": Completion(text="", usage=usage),
+        }
+    )
+    local = Completion(text="", prompt_ids=(1, 2, 3), token_ids=(4,))
+    episode = RIGHT.model_copy(
+        update={"turns": (wrong, turn.model_copy(update={"completion": local}))}
+    )
+    report = score([episode])
+    assert report.counts["tool_errors"] == 1
+    assert report.tokens is not None
+    assert (report.tokens.prompt, report.tokens.completion) == (13, 3)
+    assert score([RIGHT]).tokens is None
+
+
+def test_a_benchmark_s_run_knows_its_suite(tmp_path):
+    task = Task(id="1", question="", answers=("发票号码",))
+    turn = RIGHT.turns[0].model_copy(update={"action": Action(kind="answer", content="发票代码")})
+    Store(tmp_path).append([RIGHT.model_copy(update={"task": task, "turns": (turn,)})])
+    assert score_path(tmp_path).overall["paper"].f1 == 0.0
+    (tmp_path / "config.toml").write_text('suite = "mat-coding"\nmodel = "tiny"\n')
+    report = score_path(tmp_path)
+    assert (report.name, report.overall["paper"].f1) == ("mat-coding", 75.0)  # 3 of 4 shared
 
 
 def test_a_run_is_scored_by_phase(tmp_path):

@@ -12,8 +12,9 @@ from visual_arft.cli import main
 from visual_arft.envs.coding.env import CodingEnv
 from visual_arft.envs.direct import DirectEnv
 from visual_arft.errors import UserError
+from visual_arft.experiment.benchmark import bench
+from visual_arft.experiment.pace import Pace
 from visual_arft.experiment.player import Player, find_player
-from visual_arft.experiment.playing import bench
 from visual_arft.images import MemoryImages, encode
 from visual_arft.model import tiny
 from visual_arft.model.settings import ModelConfig
@@ -55,7 +56,7 @@ def script(folder: Path, replies: dict[str, str]) -> str:
 def test_a_local_model_plays_a_benchmark_from_end_to_end(demo: Path, tmp_path: Path):
     out = tmp_path / "run"
     config = BenchConfig(suite="mini-mat-coding", model=str(demo))
-    report = bench(config, out, limit=3)
+    report = bench(config, out, Pace(limit=3))
     entries = list(Store(out))
     assert report.overall["paper"].n == len(entries) == 3
     assert all(entry.trajectory.turns[0].completion.token_ids for entry in entries)
@@ -70,9 +71,9 @@ def test_a_benchmark_goes_on_where_it_stopped_and_plays_nothing_twice(tmp_path: 
     first = BenchConfig(
         suite="mini-mat-coding", model=script(tmp_path, {"": FOUND}), engine="scripted"
     )
-    bench(first, tmp_path / "run", limit=2)
+    bench(first, tmp_path / "run", Pace(limit=2))
     (tmp_path / "replies.json").write_text('{"": "no action"}')
-    report = bench(first, tmp_path / "run", limit=3)
+    report = bench(first, tmp_path / "run", Pace(limit=3))
     played = [entry.trajectory for entry in Store(tmp_path / "run")]
     assert [each.answer for each in played] == ["Mi Lo", "Mi Lo", None]
     assert report.counts["malformed"] == 1
@@ -82,9 +83,9 @@ def test_a_folder_takes_the_same_benchmark_only(tmp_path: Path):
     config = BenchConfig(
         suite="mini-mat-coding", model=script(tmp_path, {"": FOUND}), engine="scripted"
     )
-    bench(config, tmp_path / "run", limit=1)
+    bench(config, tmp_path / "run", Pace(limit=1))
     with pytest.raises(UserError, match=r"this run has mode = 'agent', not 'direct'; go on"):
-        bench(config.model_copy(update={"mode": "direct"}), tmp_path / "run", limit=1)
+        bench(config.model_copy(update={"mode": "direct"}), tmp_path / "run", Pace(limit=1))
 
 
 def searching(tmp_path: Path, **more: object) -> BenchConfig:
@@ -128,7 +129,7 @@ def test_mini_mat_search_is_played_over_its_own_world(tmp_path: Path):
     config = BenchConfig(
         suite="mini-mat-search", model=script(tmp_path, replies), engine="scripted"
     )
-    assert bench(config, tmp_path / "run", limit=2).mean_turns == 2.0
+    assert bench(config, tmp_path / "run", Pace(limit=2)).mean_turns == 2.0
 
 
 def test_answering_directly_takes_no_tool_and_no_corpus(tmp_path: Path):
@@ -138,7 +139,7 @@ def test_answering_directly_takes_no_tool_and_no_corpus(tmp_path: Path):
         engine="scripted",
         mode="direct",
     )
-    assert bench(config, tmp_path / "run", limit=2).mean_turns == 1.0
+    assert bench(config, tmp_path / "run", Pace(limit=2)).mean_turns == 1.0
 
 
 @pytest.mark.parametrize("place", ["", "coding", "coding/model"])

@@ -6,6 +6,8 @@ from functools import cache
 
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from tiny_vlm import ask, lively_vlm, picture
 from visual_arft.envs.coding.env import CodingEnv
@@ -13,6 +15,7 @@ from visual_arft.envs.search.env import SearchEnv
 from visual_arft.episode import Episode
 from visual_arft.errors import TokenMismatch
 from visual_arft.images import MemoryImages
+from visual_arft.model.drawing import drawn_at, stream_of
 from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.policies import Sampling
 from visual_arft.policies.transformers import TransformersPolicy
@@ -147,9 +150,73 @@ def test_control_tokens_have_no_probability_and_are_never_drawn():
     banned = vlm().chat.banned_ids
     hidden = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
     assert vlm().log_probabilities(hidden, 1.0)[:, banned].isneginf().all()
-    drawn = {i for each in generate(PROMPTS * 20, temperature=5.0) for i in each.token_ids or ()}
-    assert drawn.isdisjoint(banned)
-    assert len(drawn) > 200
+    for keyed in (False, True):
+        prompts = PROMPTS * 20 if not keyed else [ask(f"{n} {n}") for n in range(80)]
+        replies = generate(prompts, temperature=5.0, keyed=keyed)
+        drawn = {i for each in replies for i in each.token_ids or ()}
+        assert drawn.isdisjoint(banned)
+        assert len(drawn) > 200
+
+
+CHATS = [
+    *PROMPTS,
+    Prompt(messages=(*PROMPTS[1].messages, Message(role="assistant", text="It says 42."))),
+    ask("What does the sign say?", TWO),
+]
+
+
+@cache
+def alone(number: int, seed: int = 0) -> Completion:
+    [completion] = generate([CHATS[number]], keyed=True, seed=seed)
+    return completion
+
+
+@given(st.lists(st.sampled_from(range(len(CHATS))), min_size=1, max_size=9), st.integers(1, 9))
+@settings(max_examples=20, deadline=None)
+def test_a_keyed_reply_depends_on_its_prompt_and_the_seed_alone(order: list[int], size: int):
+    settings = Sampling(max_new_tokens=24, keyed=True)
+    policy = TransformersPolicy(vlm(), settings, batch_size=size)
+    for _ in range(2):  # what was asked before changes nothing either
+        replies = asyncio.run(policy.generate([CHATS[number] for number in order]))
+        for number, reply in zip(order, replies, strict=True):
+            assert reply.token_ids == alone(number).token_ids
+            assert reply.logprobs == pytest.approx(alone(number).logprobs, abs=1e-5)
+
+
+def test_another_text_image_role_seed_or_given_reply_is_another_stream():
+    given = Message(role="assistant", text="42", token_ids=(40, 41))
+    other = given.model_copy(update={"token_ids": (42,)})
+    chats = [Prompt(messages=(*ask("hi").messages, reply)) for reply in (given, other)]
+    system = Prompt(messages=(Message(role="system", text="hi"),))
+    streams = [stream_of(each, seed) for each in (*CHATS, *chats, system) for seed in range(3)]
+    assert len({stream.random() for stream in streams}) == 3 * (len(CHATS) + 3)
+
+
+def test_keyed_draws_follow_the_model_s_distribution():
+    n = 4000
+    hidden = torch.randn(1, 32, generator=torch.Generator().manual_seed(1))
+    probabilities = vlm().log_probabilities(hidden, 0.5).exp()
+    uniforms = [stream_of(ask(f"question {number}"), 0).random() for number in range(n)]
+    drawn = drawn_at(probabilities.expand(n, -1), torch.tensor(uniforms, dtype=torch.float64))
+    shares = drawn.bincount(minlength=probabilities.shape[1]) / n
+    spread = (probabilities[0] * (1 - probabilities[0]) / n).sqrt()
+    assert ((shares - probabilities[0]).abs() < 5 * spread + 1 / n).all()
+
+
+def test_draws_are_exact_over_a_large_vocabulary():
+    n = 200_000
+    places = torch.arange(0, n, 997)
+    even = torch.full((1, n), 1 / n).expand(len(places), -1)
+    assert torch.equal(drawn_at(even, (places + 0.5).double() / n), places)
+
+
+@given(
+    st.lists(st.sampled_from([0.0, 1e-30, 1e-7, 0.1, 1.0]), min_size=1, max_size=6).filter(any),
+    st.sampled_from([0.0, 5e-324, 0.5, 1 - 2**-53]),
+)
+def test_a_token_without_probability_is_never_drawn(weights: list[float], uniform: float):
+    [token] = drawn_at(torch.tensor([weights]), torch.tensor([uniform], dtype=torch.float64))
+    assert weights[token] > 0
 
 
 def test_a_reply_ends_with_its_end_token_or_is_cut():

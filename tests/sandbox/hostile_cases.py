@@ -194,7 +194,7 @@ BEHAVIOURS: dict[str, tuple[str, str | tuple[str, ...]]] = {
     "output for ever": ("while True: print('x' * 1000)", TIMEOUT),
     # memory
     "a big list": ("x = [0] * 10 ** 10", MEMORY),
-    "a growing list": ("x = []\nwhile True: x.append(bytearray(10 ** 7))", MEMORY),
+    "a growing list": ("x = []\nwhile True: x.append(bytes(10 ** 7))", MEMORY),
     "a growing list that goes on": (
         "x = []\nwhile True:\n    try: x.append(bytearray(10 ** 6))\n    except MemoryError: pass",
         TIMEOUT,

@@ -22,6 +22,8 @@ from visual_arft.policies.transformers import TransformersPolicy
 from visual_arft.rewards import Scores, answer_f1, format_reward, score
 from visual_arft.training import checkpoint
 from visual_arft.training.grpo import Game, Grpo, Round, describe
+from visual_arft.training.learner import Learner
+from visual_arft.training.segments import Row
 from visual_arft.training.settings import GrpoConfig, OptimizerConfig
 from visual_arft.types import (
     Action,
@@ -242,6 +244,21 @@ def test_a_round_without_differences_moves_nothing(tmp_path: Path):
         assert done.metrics["rows_computed"] == 0
         assert done.metrics["loss"] == 0.0
     assert all(torch.equal(a, b) for a, b in zip(before, weights(vlm), strict=True))
+
+
+def test_no_keys_and_values_are_held_during_an_update(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    run = Grpo(lively_vlm(IMAGES), game(), config(steps=1), seed=0, folder=tmp_path)
+    held: list[int] = []
+
+    def learn(self: Learner, rows: Sequence[Row]) -> dict[str, float]:
+        held.append(run._policy._decoder._prefixes.size)
+        return {}
+
+    monkeypatch.setattr(Learner, "learn", learn)
+    assert len(list(run.rounds())) == 1
+    assert held == [0]
 
 
 def test_the_next_round_is_played_by_the_policy_that_learned(tmp_path: Path):

@@ -18,6 +18,18 @@ class Prediction(NamedTuple):
     golds: tuple[str, ...]
     split: str = ""
     kind: str = ""
+    task: str | None = None
+    """The task's id; None where a file tells none."""
+
+    @property
+    def is_answered(self) -> bool:
+        """Whether it says anything."""
+        return bool((self.answer or "").strip())
+
+
+def is_file_of_answers(path: Path) -> bool:
+    """Whether a path is a file of answers and not a run's folder."""
+    return path.suffix in (".json", ".jsonl")
 
 
 def read_predictions(path: Path, suite: Suite) -> list[Prediction]:
@@ -29,6 +41,7 @@ def read_predictions(path: Path, suite: Suite) -> list[Prediction]:
             golds=tuple(row.gt),
             split=row.split or suite.split_at(position, len(rows)),
             kind="+".join(row.type),
+            task=None if row.id is None else str(row.id),
         )
         for position, row in enumerate(rows)
     ]
@@ -48,5 +61,6 @@ class _Row(BaseModel):
     """None where there was no answer."""
     gt: Annotated[_Texts, Field(min_length=1)]
     """One accepted answer or several. An empty text is allowed, as the published files hold one."""
+    id: int | str | None = None
     split: str | None = None
     type: _Texts = []

@@ -8,13 +8,16 @@ from typing import Literal
 
 from visual_arft.bench.settings import Mode
 from visual_arft.config import Context, Recipe, load_recipe
+from visual_arft.envs.coding.shortcuts import Shortcut
 from visual_arft.envs.search.actions import SEARCH, SearchAction
 from visual_arft.episode import Env
 from visual_arft.errors import UserError
 from visual_arft.experiment.rules import (
     coding_env,
+    cot_env,
     direct_env,
     is_tiny,
+    rag_env,
     search_env,
     template_of,
 )
@@ -33,6 +36,12 @@ class Player:
     context: Context = "retell"
     template: str | None = None
     """The instructions it was trained with; None for our own."""
+    prompt: str | None = None
+    """The instructions it is given now, whatever it was trained with."""
+    has_images: bool = True
+    """Whether what it is asked is about an image."""
+    shortcuts: tuple[Shortcut, ...] = ()
+    """What is done for it."""
     is_direct: bool = False
     """Whether it was trained to answer at once."""
     is_tiny: bool = False
@@ -47,13 +56,18 @@ class Player:
 
     def rules(self, mode: Mode) -> Env:
         """The rules it plays by."""
+        images = self.has_images
+        if mode == "rag":
+            return rag_env(self.prompt, images=images)
+        if mode == "cot":
+            return cot_env(self.prompt, images=images)
         if mode == "direct" or (mode == "agent" and self.is_direct):
-            template = self.template if self.is_direct else None
-            return direct_env(template, tiny=self.is_tiny)
-        context = self.context_in(mode)
+            template = self.prompt or (self.template if self.is_direct else None)
+            return direct_env(template, tiny=self.is_tiny, images=images)
+        context, template = self.context_in(mode), self.prompt or self.template
         if self.env == "coding":
-            return coding_env(context, self.template, tiny=self.is_tiny)
-        return search_env(context, self.template, tiny=self.is_tiny, actions=self.actions)
+            return coding_env(context, template, tiny=self.is_tiny, shortcuts=self.shortcuts)
+        return search_env(context, template, tiny=self.is_tiny, actions=self.actions, images=images)
 
     def context_in(self, mode: Mode) -> Context:
         """How its prompts follow from each other."""

@@ -9,15 +9,25 @@ from pathlib import Path
 from visual_arft.config import Context, Recipe
 from visual_arft.envs.coding.env import DEFAULT_TEMPLATE as CODING_TEMPLATE
 from visual_arft.envs.coding.env import PYTHON, CodingEnv, Wording
+from visual_arft.envs.coding.shortcuts import Shortcut
 from visual_arft.envs.coding.tool import PythonSessions, PythonTool
+from visual_arft.envs.direct import (
+    COT_TEMPLATE,
+    COT_TEXT_TEMPLATE,
+    TEXT_TEMPLATE,
+    DirectEnv,
+    answer_after_thought,
+)
 from visual_arft.envs.direct import DEFAULT_TEMPLATE as DIRECT_TEMPLATE
-from visual_arft.envs.direct import DirectEnv
+from visual_arft.envs.rag import DEFAULT_TEMPLATE as RAG_TEMPLATE
+from visual_arft.envs.rag import TEXT_TEMPLATE as RAG_TEXT_TEMPLATE
+from visual_arft.envs.rag import RagEnv
 from visual_arft.envs.search.actions import LOOK, READ, SearchAction
 from visual_arft.envs.search.egress import Guard
 from visual_arft.envs.search.egress.denied import DATASET_HOSTS
 from visual_arft.envs.search.embedder import Embedder
 from visual_arft.envs.search.engines import engine_name, open_engine
-from visual_arft.envs.search.env import SEARCH, SearchEnv
+from visual_arft.envs.search.env import SEARCH, SearchEnv, instructions
 from visual_arft.envs.search.look.tool import LookTool
 from visual_arft.envs.search.read.tool import ReadTool
 from visual_arft.envs.search.recording import Desk, Limits, Mode, RecordedSearcher, Recording
@@ -33,11 +43,17 @@ PRACTICE = "practice"
 """The data source of a base model: no tasks, no tools."""
 
 
-def coding_env(context: Context, template: str | None = None, *, tiny: bool = False) -> CodingEnv:
+def coding_env(
+    context: Context,
+    template: str | None = None,
+    *,
+    tiny: bool = False,
+    shortcuts: Sequence[Shortcut] = (),
+) -> CodingEnv:
     """The coding agent's rules; the tiny model has instructions of its own."""
     default = mini_coding.TEMPLATE if tiny else CODING_TEMPLATE
     wording = mini_coding.WORDING if tiny else Wording()
-    return CodingEnv(context, template or default, wording)
+    return CodingEnv(context, template or default, wording, shortcuts=shortcuts)
 
 
 def search_env(
@@ -46,15 +62,30 @@ def search_env(
     *,
     tiny: bool = False,
     actions: Sequence[SearchAction] = (SEARCH,),
+    images: bool = True,
 ) -> SearchEnv:
     """The search agent's rules; the tiny model has instructions of its own."""
-    own = mini_search.TEMPLATE if tiny else ""
+    own = mini_search.TEMPLATE if tiny else instructions(actions, images=images)
     return SearchEnv(context, template or own, actions=actions)
 
 
-def direct_env(template: str | None = None, *, tiny: bool = False) -> DirectEnv:
+def direct_env(
+    template: str | None = None, *, tiny: bool = False, images: bool = True
+) -> DirectEnv:
     """The rules without tools; the tiny model's practice was questions as they are."""
-    return DirectEnv(template or ("{question}" if tiny else DIRECT_TEMPLATE))
+    own = DIRECT_TEMPLATE if images else TEXT_TEMPLATE
+    return DirectEnv(template or ("{question}" if tiny else own))
+
+
+def cot_env(template: str | None = None, *, images: bool = True) -> DirectEnv:
+    """The rules without tools, for who thinks aloud first."""
+    own = COT_TEMPLATE if images else COT_TEXT_TEMPLATE
+    return DirectEnv(template or own, answer_after_thought)
+
+
+def rag_env(template: str | None = None, *, images: bool = True) -> RagEnv:
+    """The rules of one search with the question."""
+    return RagEnv(template or (RAG_TEMPLATE if images else RAG_TEXT_TEMPLATE))
 
 
 def is_tiny(recipe: Recipe) -> bool:
@@ -65,13 +96,16 @@ def is_tiny(recipe: Recipe) -> bool:
 def template_of(recipe: Recipe) -> str | None:
     """The instructions that a recipe brings; None where it leaves them to us."""
     path = recipe.data.prompt_file
-    if path is None:
-        return None
+    return None if path is None else read_template(path, "data.prompt_file")
+
+
+def read_template(path: Path, key: str) -> str:
+    """The instructions in a file; raises `UserError` that names the setting `key`."""
     try:
         return path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(
-            f"data.prompt_file = {str(path)!r} cannot be read ({error}); give a text file"
+            f"{key} = {str(path)!r} cannot be read ({error}); give a text file"
         ) from None
 
 

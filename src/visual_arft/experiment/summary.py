@@ -12,7 +12,9 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from visual_arft.bench.score import Cell, gain, score
+from visual_arft.bench.cells import Cell
+from visual_arft.bench.compare import gain
+from visual_arft.bench.score import score
 from visual_arft.store import Store
 from visual_arft.types import Trajectory
 from visual_arft.viewer import Section, write_report

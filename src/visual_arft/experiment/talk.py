@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 from rich.console import Console
@@ -12,6 +13,12 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 T = TypeVar("T")
 _EVERY_S = 15.0
+_COLUMNS = (
+    TextColumn("{task.description}"),
+    BarColumn(),
+    MofNCompleteColumn(),
+    TimeRemainingColumn(),
+)
 
 
 class Talk:
@@ -33,15 +40,30 @@ class Talk:
         else:
             yield from self._with_lines(rows, total, what, start)
 
+    @contextmanager
+    def bar(self, what: str, total: int) -> Generator[Callable[[int, int], None]]:
+        """What is told how far something is, as (done, of how many)."""
+        if self._bar:
+            with Progress(*_COLUMNS, console=self._console) as progress:
+                bar = progress.add_task(what, total=total)
+                yield lambda done, total: progress.update(bar, completed=done, total=total)
+        else:
+            yield self._lines(what)
+
+    def _lines(self, what: str) -> Callable[[int, int], None]:
+        said = 0.0
+
+        def tell(done: int, total: int) -> None:
+            nonlocal said
+            if done == total or time.monotonic() - said > _EVERY_S:
+                self.line(f"{what} {done}/{total}")
+                said = time.monotonic()
+
+        return tell
+
     def _with_bar(self, rows: Iterable[T], total: int, what: str, start: int) -> Iterator[T]:
-        columns = (
-            TextColumn("{task.description}"),
-            BarColumn(),
-            MofNCompleteColumn(),
-            TimeRemainingColumn(),
-            TextColumn("{task.fields[numbers]}"),
-        )
-        with Progress(*columns, console=self._console) as progress:
+        numbers = TextColumn("{task.fields[numbers]}")
+        with Progress(*_COLUMNS, numbers, console=self._console) as progress:
             bar = progress.add_task(what, total=total, completed=start, numbers="")
             for row in rows:
                 progress.update(bar, advance=1, numbers=_numbers(row))

@@ -7,9 +7,10 @@ import sys
 import time
 from collections.abc import Generator, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
-from visual_arft.bench.run import recorded, run_suite
+from visual_arft.bench.run import Play, recorded, run_suite
 from visual_arft.bench.score import score as report_on
 from visual_arft.config import Recipe
 from visual_arft.episode import Env
@@ -152,19 +153,16 @@ class Run:
             temperature=self.recipe.eval.temperature if temperature is None else temperature,
             max_new_tokens=self.recipe.grpo.max_new_tokens,
             seed=self.recipe.seed,
+            keyed=True,
         )
-        return asyncio.run(
-            run_suite(
-                tasks,
-                env or self.game.env,
-                TransformersPolicy(vlm, sampling),
-                self.game.held_out_tools(self.store.images) if tools is None else tools,
-                self.store,
-                max_turns=self.recipe.grpo.max_turns,
-                batch_size=self.recipe.eval.batch_size,
-                phase=phase,
-            )
+        how = Play(
+            env or self.game.env,
+            self.game.held_out_tools(self.store.images) if tools is None else tools,
+            max_turns=self.recipe.grpo.max_turns,
+            batch_size=self.recipe.eval.batch_size,
         )
+        policy = partial(TransformersPolicy, vlm, sampling)
+        return asyncio.run(run_suite(tasks, how, policy, self.store, phase=phase))
 
     def _room(self, pictures: int) -> MemoryImages:
         """Memory for the pictures of one step; what the run keeps is read from its folder."""

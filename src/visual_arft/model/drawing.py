@@ -1,4 +1,4 @@
-"""Drawing tokens by chance: from one generator for all, or for each prompt from a stream of its own."""
+"""Drawing tokens from numbers that belong to a prompt, whatever else is drawn beside it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,6 @@ def drawn_at(probabilities: Tensor, uniforms: Tensor) -> Tensor:
     tensor([3])
     """
     sums = probabilities.double().cumsum(-1)
-    total = sums[:, -1]
-    # Below the total also where rounding would make it equal, so that some sum lies above.
-    goal = torch.minimum(uniforms.to(sums) * total, total.nextafter(torch.zeros_like(total)))
-    return torch.searchsorted(sums, goal.unsqueeze(-1), right=True).squeeze(-1)
+    # A float64 below 1 times the total rounds to less than the total, so some sum lies above.
+    goals = uniforms.to(sums).unsqueeze(-1) * sums[:, -1:]
+    return torch.searchsorted(sums, goals, right=True).squeeze(-1)

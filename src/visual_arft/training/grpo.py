@@ -112,6 +112,7 @@ class Grpo:
         tasks = self._game.tasks(self.step * size, size)
         episodes = [self._episode(task) for task in tasks for _ in range(self._config.group_size)]
         trajectories = asyncio.run(play(episodes, self._policy, self._game.tools))
+        self._policy.forget()  # the update needs the memory, and makes what is kept void
         scores = [
             None if each.stop_reason is StopReason.TOOL_FAILED else self._game.score(each)
             for each in trajectories

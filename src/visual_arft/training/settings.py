@@ -45,7 +45,7 @@ class ColdStartConfig(Record):
     micro_batch_size: Count = 32
     """Rows per forward pass; gradients add up over the update."""
     autocast: bool = False
-    """Compute in bfloat16 where it is safe; the weights keep their format."""
+    """Compute in bfloat16 where it is safe, on what can; the weights keep their format."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=7e-4, warmup_steps=10)
     """How the weights move."""
 

@@ -7,6 +7,7 @@ from typing import Literal
 
 from visual_arft import tags
 from visual_arft.envs.coding.grammar import CODE, KINDS, MENDABLE, PROBLEM, code_of, problem_names
+from visual_arft.envs.coding.shortcuts import CROP_BOX, Shortcut, with_crop_box
 from visual_arft.envs.template import checked, fill
 from visual_arft.types import (
     Action,
@@ -70,6 +71,8 @@ class CodingEnv:
         context: Literal["retell", "append"] = "retell",
         template: str = DEFAULT_TEMPLATE,
         wording: Wording | None = None,
+        *,
+        shortcuts: Sequence[Shortcut] = (),
     ) -> None:
         """Starts from the instructions.
 
@@ -80,10 +83,12 @@ class CodingEnv:
             template: the instructions. `{question}` marks where the question goes, and `{chain}`,
                 which may be left out, where the earlier steps go; without it they go to the end.
             wording: what the policy reads between its replies.
+            shortcuts: what is done for the policy, as the authors' evaluation does.
         """
         self.context = context
         self.template = checked(template, "coding")
         self.wording = wording or Wording()
+        self._shortcuts = tuple(shortcuts)
 
     def prompt(self, task: Task, turns: Sequence[Turn]) -> Prompt:
         """What the policy sees after `turns`."""
@@ -108,11 +113,10 @@ class CodingEnv:
         """The program and the image it works on, for code."""
         if action.kind != CODE:
             return None
-        return ToolCall(
-            tool=PYTHON,
-            arguments={"code": code_of(action)},
-            images=current_images(task, turns),
-        )
+        code, images = code_of(action), current_images(task, turns)
+        if CROP_BOX in self._shortcuts and images:
+            code = with_crop_box(code, task, turns, images[0])
+        return ToolCall(tool=PYTHON, arguments={"code": code}, images=images)
 
     def _opening(self, task: Task, images: tuple[Image, ...], chain: str) -> Message:
         text = fill(self.template, task.question, chain)

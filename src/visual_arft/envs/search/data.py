@@ -31,7 +31,8 @@ Text = Annotated[str, Field(min_length=1)]
 class _MatRow(BaseModel):
     id: int | str
     question: Text
-    answer: Text
+    answer: str
+    """Empty in one row of the published file."""
     image_path: Text
     split: str | None = None
 
@@ -39,7 +40,7 @@ class _MatRow(BaseModel):
 class _MultihopRow(BaseModel):
     id: int | str
     question: Text
-    golden_answers: Annotated[list[Text], Field(min_length=1)]
+    golden_answers: Annotated[list[str], Field(min_length=1)]
 
 
 class _StepRow(BaseModel):

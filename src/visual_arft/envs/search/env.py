@@ -13,14 +13,14 @@ from visual_arft.errors import UserError
 from visual_arft.types import Action, Image, Malformed, Message, Prompt, Task, ToolCall, Turn
 
 _TEMPLATE = """\
-Answer the question below, which may be about the image, one small step at a time.
+Answer the question below{image}, one small step at a time.
 
 Begin every reply with your reasoning in <think> </think>. Then do exactly one of these:
 {actions}
 - <answer> answer </answer> ends your work.
 
-The search engine cannot see the image, so a query must name what it is about. Ask for one fact at a
-time, and never for the same one twice. Do not repeat earlier steps. Keep the answer short.
+{blind}Ask for one fact at a time, and never for the same one twice. Do not repeat earlier steps.
+Keep the answer short.
 
 <query>{question}</query>"""
 
@@ -34,11 +34,17 @@ _ACTIONS = {
 }
 
 
-def _instructions(actions: Sequence[str]) -> str:
-    return _TEMPLATE.replace("{actions}", "\n".join(_ACTIONS[each] for each in actions))
+_BLIND = "The search engine cannot see the image, so a query must name what it is about.\n"
 
 
-DEFAULT_TEMPLATE = _instructions((SEARCH,))
+def instructions(actions: Sequence[str] = (SEARCH,), *, images: bool = True) -> str:
+    """The instructions of an agent that may do `actions`, with `images` in sight or without."""
+    text = _TEMPLATE.replace("{actions}", "\n".join(_ACTIONS[each] for each in actions))
+    text = text.replace("{image}", ", which may be about the image" if images else "")
+    return text.replace("{blind}", _BLIND if images else "")
+
+
+DEFAULT_TEMPLATE = instructions()
 """The instructions of an agent that searches."""
 
 
@@ -67,7 +73,7 @@ class SearchEnv:
             free: let it read and look at any address, not only at those that came into sight.
         """
         self.context = context
-        self.template = checked(template or _instructions(actions), "search")
+        self.template = checked(template or instructions(actions), "search")
         self._actions = tuple(actions)
         self._free = free
         self._special_tokens = tuple(special_tokens)
@@ -112,7 +118,7 @@ class SearchEnv:
 
     def _informations(self, task: Task, turns: Sequence[Turn]) -> list[str]:
         return [
-            _information(task, number, turn, self._special_tokens)
+            information(task, number, turn, self._special_tokens)
             for number, turn in enumerate(turns, start=1)
         ]
 
@@ -122,7 +128,7 @@ def _last_images(turns: Sequence[Turn]) -> Sequence[Image]:
     return next((t.result.images for t in reversed(turns) if t.result and t.result.images), ())
 
 
-def _information(task: Task, number: int, turn: Turn, special_tokens: Sequence[str]) -> str:
+def information(task: Task, number: int, turn: Turn, special_tokens: Sequence[str] = ()) -> str:
     """What a search brought, as the policy reads it.
 
     Text from outside is data: the grammar's own tags in it, the control tokens of common models and

@@ -9,11 +9,11 @@ from concurrent.futures import Future
 
 from pydantic import JsonValue
 
-from visual_arft.envs.search.recording.file import Recording
 from visual_arft.envs.search.recording.limits import Limits, Patience
 from visual_arft.envs.search.recording.mode import Mode
 from visual_arft.envs.search.unavailable import Refused
 from visual_arft.errors import UserError
+from visual_arft.recording import Recording
 from visual_arft.types import Record
 
 

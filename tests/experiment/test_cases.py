@@ -2,25 +2,22 @@
 
 from __future__ import annotations
 
-import asyncio
+import json
 import os
 import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+from click.testing import CliRunner
 
 from visual_arft import tags
+from visual_arft.cli import main
 from visual_arft.envs.coding.data import load_mat_coding
-from visual_arft.envs.coding.env import CodingEnv
 from visual_arft.envs.coding.grammar import fenced, problem_set
 from visual_arft.envs.coding.repairs import program
-from visual_arft.envs.coding.tool import PythonTool
-from visual_arft.episode import Episode
 from visual_arft.images import MemoryImages, Pixels, decode
-from visual_arft.policies.scripted import ScriptedPolicy
-from visual_arft.rollout import play
-from visual_arft.sandbox import Sandbox
+from visual_arft.store import Store
 from visual_arft.types import Task
 
 REFERENCE = Path(
@@ -46,20 +43,34 @@ def box_of(question: str) -> tuple[int, int, int, int] | None:
     return (int(found[1]), int(found[2]), int(found[3]), int(found[4])) if found else None
 
 
+def script() -> dict[str, str]:
+    """A file of replies for the engine `scripted`: what was said before, and what comes then."""
+    said: dict[str, str] = {}
+    for task in load_mat_coding(CASES, MemoryImages()):
+        before = f"<query>{task.question}</query>"
+        for reply in replies(task):
+            said = {before: reply, **said}  # later steps first: the first that occurs is given
+            before = reply if "<code>" in reply else f"{before}\n{reply}"
+    return said
+
+
 @pytest.fixture(scope="module")
-def processed() -> dict[str, tuple[Pixels, Pixels]]:
+def processed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, tuple[Pixels, Pixels]]:
     """The image that each case starts from, and the one that its answer is read from."""
-    images = MemoryImages()
+    folder = tmp_path_factory.mktemp("cases")
+    (folder / "script.json").write_text(json.dumps(script()))
+    line = f"bench mat-coding --data {CASES} --engine scripted --model {folder / 'script.json'}"
+    result = CliRunner().invoke(main, [*line.split(), "--out", str(folder / "run"), "--json"])
+    assert result.exit_code == 0, result.stderr
+    overall = json.loads(result.stdout)["overall"]["paper"]
+    assert (overall["n"], overall["em"], overall["f1"]) == (6, 100.0, 100.0)
+    store = Store(folder / "run")
     seen = {}
-    with Sandbox() as sandbox:
-        tools = {"python": PythonTool(sandbox, images)}
-        for task in load_mat_coding(CASES, images):
-            policy = ScriptedPolicy(replies(task))
-            [trajectory] = asyncio.run(play([Episode(task, CodingEnv())], policy, tools))
-            assert trajectory.answer == task.answers[0].strip()
-            [last] = policy.prompts[-1].images
-            pixels = [decode(images.read(image)) for image in (task.images[0], last)]
-            seen[f"{task.kind} {task.id}"] = (pixels[0], pixels[1])
+    for entry in store:
+        task, turns = entry.trajectory.task, entry.trajectory.turns
+        [last] = turns[-1].prompt.images
+        pixels = [decode(store.images.read(image)) for image in (task.images[0], last)]
+        seen[f"{task.kind} {task.id}"] = (pixels[0], pixels[1])
     return seen
 
 

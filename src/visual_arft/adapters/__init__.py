@@ -1,0 +1,1 @@
+"""Our rules inside other programs; each needs the extra of its name."""
