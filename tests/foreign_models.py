@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import (
     CLIPVisionConfig,
     Gemma3Config,
@@ -88,14 +88,16 @@ def build_tokenizer(
 
 
 def llava(folder: Path) -> None:
-    special = ["<s>", "</s>", "<pad>", "<image>"]
+    """A family whose placeholder is no special token."""
+    special = ["<s>", "</s>", "<pad>"]
     tokenizer = build_tokenizer(special, LLAVA, start="<s>", end="</s>", pad_token="<pad>")
+    tokenizer.add_tokens(AddedToken("<image>", special=False))
     config = LlavaConfig(
         vision_config=CLIPVisionConfig(
             **VISION, image_size=28, patch_size=14, projection_dim=16
         ).to_dict(),
         text_config=LlamaConfig(**text_config(tokenizer)).to_dict(),
-        image_token_index=3,
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
         vision_feature_layer=-1,
     )
     processor = LlavaProcessor(
@@ -171,8 +173,11 @@ def qwen2(folder: Path) -> None:
 
 
 def llama(folder: Path) -> None:
-    """A family whose tokenizer has no token to fill up with."""
-    tokenizer = build_tokenizer(["<s>", "</s>"], LLAMA, start="<s>", end="</s>")
+    """A tokenizer without a token to fill up with, that tells more than the model takes."""
+    names = ["input_ids", "token_type_ids", "attention_mask"]
+    tokenizer = build_tokenizer(
+        ["<s>", "</s>"], LLAMA, start="<s>", end="</s>", model_input_names=names
+    )
     save(folder, LlamaForCausalLM(LlamaConfig(**text_config(tokenizer))), tokenizer, tokenizer)
 
 

@@ -217,6 +217,16 @@ def test_keyed_replies_depend_on_the_seed_and_their_own_prompt_alone(
     assert token_ids(generate(model, asked, keyed=True, seed=1)) != alone
 
 
+@pytest.mark.parametrize("name", sorted(SEEING))
+def test_pixels_have_the_number_format_of_the_weights(name: str, folders: dict[str, Path]):
+    model = load_foreign(config(folders[name], dtype="bfloat16"), IMAGES)
+    assert model.model.dtype is torch.bfloat16
+    tensors = model.inputs(PICTURES[:2]).tensors
+    assert tensors["pixel_values"].dtype is torch.bfloat16
+    assert tensors["input_ids"].dtype is torch.int64
+    assert len(generate(model, PICTURES[:2], max_new_tokens=2)) == 2
+
+
 def test_replies_that_are_not_keyed_differ_in_a_group_and_follow_the_seed(
     models: dict[str, ForeignModel],
 ):
@@ -294,7 +304,8 @@ def test_a_reply_ends_with_its_end_token_or_is_cut(name: str, models: dict[str, 
         ends = [token in model.end_ids for token in ids]
         assert ends == [False] * (len(ids) - 1) + [is_stopped]
         assert is_stopped or len(ids) == 30
-        assert completion.text == model.tokenizer.decode(ids, skip_special_tokens=True)
+        plain = model.tokenizer.decode(ids, skip_special_tokens=True)
+        assert completion.text == plain.replace("<image>", "")
     assert {each.finish_reason for each in completions} == {"stop", "length"}
 
 
@@ -310,7 +321,8 @@ def test_the_ends_of_a_reply_are_those_of_the_settings_and_of_the_tokenizer(
 
 
 def special_ids(model: ForeignModel) -> list[int]:
-    return [i for i, token in model.tokenizer.added_tokens_decoder.items() if token.special]
+    """Of the special tokens and, where it is none, of an image's placeholder."""
+    return [*model.tokenizer.added_tokens_decoder]
 
 
 @pytest.mark.parametrize("name", EVERY)
@@ -376,14 +388,14 @@ class ImagesOnly(Qwen2_5_VLProcessor):
 
 
 @cache
-def qwen(max_pixels: int = 10**6) -> ForeignModel:
+def qwen() -> ForeignModel:
     """The tiny Qwen2.5-VL as any other family."""
     vlm = lively_vlm(IMAGES)
     vlm.model.generation_config = GenerationConfig(
         eos_token_id=vlm.tokenizer.eos_token_id, suppress_tokens=vlm.chat.banned_ids
     )
     processor = ImagesOnly(build_image_processor(), copy.deepcopy(tokenizer()))
-    return ForeignModel(vlm.model, processor, IMAGES, name="qwen", max_pixels=max_pixels)
+    return ForeignModel(vlm.model, processor, IMAGES, name="qwen", max_pixels=10**6)
 
 
 def test_a_model_that_trains_here_replies_alike_through_either_policy():
@@ -398,19 +410,49 @@ def test_a_model_that_trains_here_replies_alike_through_either_policy():
         )
 
 
-def test_images_are_scaled_down_to_the_largest_area():
-    shown: list[tuple[int, int]] = []
+class Watched(ImagesOnly):
+    """Remembers the sizes of the images that it is given, by batch and prompt."""
 
-    class Watched(ImagesOnly):
-        def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
-            shown.extend(part["image"].size for part in conversation[0][0]["content"][:-1])
-            return super().apply_chat_template(conversation, *args, **kwargs)
+    def __init__(self, image_processor: Any, tokenizer: Any) -> None:
+        super().__init__(image_processor, tokenizer)
+        self.shown: list[list[list[tuple[int, int]]]] = []
 
+    def apply_chat_template(self, conversation: Any, *args: Any, **kwargs: Any) -> Any:
+        self.shown.append(
+            [[part["image"].size for part in told[0]["content"][:-1]] for told in conversation]
+        )
+        return super().apply_chat_template(conversation, *args, **kwargs)
+
+
+def watched(max_pixels: int) -> ForeignModel:
     processor = Watched(build_image_processor(), copy.deepcopy(tokenizer()))
-    model = ForeignModel(qwen().model, processor, IMAGES, name="qwen", max_pixels=1800)
-    model.inputs([ask("?", picture(IMAGES, 3, 30, 60), picture(IMAGES, 4, 60, 120))])
-    model.inputs([ask("?", picture(IMAGES, 5, 3000, 20))])
-    assert shown == [(30, 60), (30, 60), (519, 3)]
+    return ForeignModel(qwen().model, processor, IMAGES, name="qwen", max_pixels=max_pixels)
+
+
+def test_images_are_scaled_down_to_the_largest_area():
+    model = watched(1800)
+    sizes = [(20, 60), (30, 60), (60, 120), (3000, 20)]
+    model.inputs([ask("?", *(picture(IMAGES, 3, *size) for size in sizes))])
+    assert model.processor.shown == [[[(20, 60), (30, 60), (30, 60), (519, 3)]]]
+
+
+def test_a_batch_holds_prompts_with_equally_many_images_and_no_more_than_its_size():
+    model = watched(10**6)
+    asked = [ask("hi"), *PICTURES[:3], ask("What is it?", TWO), ask("?", ONE), ask("ho")]
+    generate(model, asked, batch_size=2, max_new_tokens=1)
+    counts = [[len(sizes) for sizes in batch] for batch in model.processor.shown]
+    assert counts == [[0, 0], [1, 1], [1], [2, 2]]
+
+
+def test_a_batch_goes_on_until_each_of_its_replies_has_ended(models: dict[str, ForeignModel]):
+    steps: list[int] = []
+    core = models["gemma3"].model
+    hook = core.register_forward_hook(lambda *_: steps.append(1))
+    replies = generate(models["gemma3"], TEXTS, temperature=2, max_new_tokens=200)
+    hook.remove()
+    assert {(each.token_ids or ())[-1] for each in replies} == {1, 4}, "choose another seed"
+    longest = max(len(each.token_ids or ()) for each in replies)
+    assert longest <= len(steps) <= longest + 2 < 200
 
 
 @pytest.mark.parametrize(
@@ -470,6 +512,11 @@ def torn(folder: Path) -> None:
 CODE = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
 
 
+def with_code(folder: Path) -> None:
+    with_type("novel", auto_map=CODE)(folder)
+    (folder / "code.py").write_text(f"open({str(folder / 'ran')!r}, 'w')\nclass Config: ...\n")
+
+
 @pytest.mark.parametrize("folder", ["llama"], indirect=True)
 @pytest.mark.parametrize(
     ("spoil", "said"),
@@ -477,7 +524,7 @@ CODE = {"AutoConfig": "code.Config", "AutoModelForCausalLM": "code.Model"}
         (no_template, "the model has no chat template; give an instruct model"),
         (with_type("vit"), "a model of the type 'vit' writes no text"),
         (with_type("novel"), "model type `novel`"),
-        (with_type("novel", auto_map=CODE), "not a model that transformers can load"),
+        (with_code, "not a model that transformers can load"),
         (torn, "not a model that transformers can load"),
         (lambda folder: (folder / "tokenizer.json").unlink(), "not a model that transformers can"),
         (shutil.rmtree, "not a model that transformers can load ("),
@@ -493,6 +540,7 @@ def test_a_folder_that_cannot_be_sampled_from_is_named_in_one_line(
     assert message.startswith(f"{folder}: ")
     assert said in message
     assert "\n" not in message
+    assert not (folder / "ran").exists(), "code that came with the model has run"
 
 
 def test_which_engine_a_model_needs_is_read_from_its_config_alone(
@@ -533,3 +581,16 @@ def test_a_model_that_is_not_there_is_named_before_an_engine_is_chosen(
         is_supported(config(tmp_path))
     assert str(caught.value).startswith(f"{tmp_path}: not a model that transformers can load (")
     assert str(caught.value).endswith("give 'tiny', a folder saved by save_pretrained, or a hub id")
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", EVERY)
+@pytest.mark.parametrize("sampling", [{"temperature": 0}, {"keyed": True}])
+def test_on_a_gpu_replies_are_those_of_the_cpu(
+    name: str, sampling: dict[str, float], folders: dict[str, Path], models: dict[str, ForeignModel]
+):
+    on_gpu = load_foreign(config(folders[name], device="cuda"), IMAGES)
+    assert on_gpu.device.type == "cuda"
+    asked = prompts(name)
+    expected = generate(models[name], asked, **sampling)
+    assert token_ids(generate(on_gpu, asked, **sampling)) == token_ids(expected)

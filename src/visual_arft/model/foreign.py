@@ -103,9 +103,7 @@ class ForeignModel:
         self._dropped = frozenset(self.tokenizer.convert_tokens_to_ids(list(self._control)))
         model.generation_config = GenerationConfig(
             do_sample=False,
-            num_beams=1,
             eos_token_id=sorted(self.end_ids) or None,
-            pad_token_id=self.tokenizer.pad_token_id,
             **{name: getattr(model.generation_config, name, None) for name in _KEPT},
         )
 
@@ -206,7 +204,6 @@ def load_foreign(config: ModelConfig, images: Images) -> ForeignModel:
             "saved by save_pretrained or a hub id, or serve the model and give --engine openai"
         ) from None
     model.to(device)
-    model.eval()
     return ForeignModel(model, processor, images, name=config.path, max_pixels=config.max_pixels)
 
 
@@ -248,4 +245,4 @@ def _control_tokens(processor: Any, tokenizer: Any) -> frozenset[str]:
     special = {token.content for token in tokenizer.added_tokens_decoder.values() if token.special}
     own = {value for name, value in vars(processor).items() if name.endswith("_token")}
     placeholders = {value for value in own if isinstance(value, str)}
-    return frozenset(special | {*tokenizer.all_special_tokens} | placeholders) - _GRAMMAR
+    return frozenset(special | placeholders) - _GRAMMAR
