@@ -60,7 +60,7 @@ $(INSPECT)/.ready: pyproject.toml constraints.txt
 
 $(VENVS)/serve/.ready: constraints.txt
 	$(PYTHON) -m venv $(@D)
-	$(@D)/bin/pip install -c constraints.txt torch torchvision==0.28.0 'transformers[serving]' accelerate
+	$(@D)/bin/pip install -c constraints.txt torch torchvision==0.28.0 'transformers[serving]' accelerate requests
 	@touch $@
 
 # Built for the CPU. Its torchaudio is for another torch, and fails where it is looked for.
