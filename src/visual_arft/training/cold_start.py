@@ -68,6 +68,6 @@ def _has_bfloat16(device: torch.device) -> bool:
     """Whether a device computes in bfloat16; torch imitates it on other CPUs, ten times slower."""
     if device.type != "cpu":
         return True
-    # Not there before torch 2.12; what is not known to be fast is computed in full.
+    # Where torch cannot tell, all is computed in full.
     able: dict[str, bool] = getattr(torch.cpu, "get_capabilities", dict)()
     return any(able.get(name, False) for name in ("avx512_bf16", "amx_bf16", "bf16"))
