@@ -93,7 +93,8 @@ def test_a_server_that_goes_away_costs_nothing_that_was_finished(tmp_path: Path,
     assert result.exit_code == 0, result.stderr
     assert json.loads(result.stdout)["overall"]["paper"]["n"] == TASKS
     kept = 40 - 3 * len(finished)  # replies of episodes that were cut are not asked for again
-    assert len(server.asked) == 3 * (TASKS - len(finished)) - kept
+    left = 3 * (TASKS - len(finished)) - kept
+    assert left <= len(server.asked) <= left + 4  # four may have been under way at the end
 
 
 def test_replies_of_another_run_are_not_asked_for_again(tmp_path: Path):
