@@ -13,6 +13,7 @@ from pathlib import Path
 from statistics import stdev
 
 import numpy as np
+from numpy.typing import NDArray
 
 from visual_arft.bench.cells import Cells, Table, cells, groups, values_of
 from visual_arft.bench.outcomes import Outcome, Tokens, counted, outcome, outcomes
@@ -93,7 +94,8 @@ def _report_on_outcomes(name: str, played: Sequence[Outcome], *, cjk: bool) -> R
     missing = {each.key for each in played} - {each.key for each in through}
     reasons = Counter(each.stop_reason for each in through)
     rows = [each.prediction for each in through]
-    report = _report(name, *_by_task(rows, values_of(rows, cjk)))
+    values = values_of(rows, cjk)
+    report = _report(name, *_by_task(rows, values))
     told = [each.tokens for each in through if each.tokens is not None]
     more = {
         "counts": {
@@ -103,17 +105,16 @@ def _report_on_outcomes(name: str, played: Sequence[Outcome], *, cjk: bool) -> R
             StopReason.TOOL_FAILED.value: len(missing),
         },
         "mean_turns": round(sum(each.turns for each in through) / len(through), 2),
-        "repeats": _repeats(through, cjk),
+        "repeats": _repeats(through, values["paper"]),
         "tokens": sum(told, start=Tokens()) if told else None,
     }
     return report.model_copy(update=more)
 
 
-def _repeats(outcomes: Sequence[Outcome], cjk: bool) -> Repeats | None:
+def _repeats(outcomes: Sequence[Outcome], values: NDArray[np.float64]) -> Repeats | None:
     plays = sorted({each.repeat for each in outcomes})
     if len(plays) < 2:
         return None
-    values = values_of([each.prediction for each in outcomes], cjk)["paper"]
     means = [
         values[[place for place, each in enumerate(outcomes) if each.repeat == play]].mean(0)
         for play in plays
