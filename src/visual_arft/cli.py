@@ -51,7 +51,7 @@ def main() -> None:
 def demo(overrides: tuple[str, ...], task: str, out: Path, seed: int) -> None:
     """Train the small agents and measure the gain.
 
-    Runs on two cores in less than 20 minutes; run again, it goes on from what exists. Leaves
+    Runs on two cores in 15 to 25 minutes; run again, it goes on from what exists. Leaves
     summary.json and report.html in the folder. A key of the recipes demo-coding and demo-search is
     set from outside as section.key=value.
     """
