@@ -8,6 +8,7 @@ from functools import cache
 
 import numpy as np
 import torch
+from torch.overrides import TorchFunctionMode
 from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
@@ -167,3 +168,13 @@ def sampled_rows(vlm: VisionLanguageModel, advantages: Sequence[float], seed: in
     played = asyncio.run(play([Episode(task, FreeEnv()) for task in tasks], policy, {}))
     pairs = zip(played, advantages, strict=True)
     return [row for each, advantage in pairs for row in rows(segments(each, advantage))]
+
+
+class KeepingFloat64(TorchFunctionMode):
+    """Within it a float64 model stays one: transformers rounds to float32 inside norms."""
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        narrows = func is torch.Tensor.float or (func is torch.Tensor.to and torch.float32 in args)
+        if narrows and args[0].dtype == torch.float64:
+            return args[0]
+        return func(*args, **(kwargs or {}))

@@ -7,9 +7,10 @@ Qwen2-VL, Qwen2.5-VL, Qwen3-VL.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -22,6 +23,10 @@ from visual_arft.types import Image
 
 _CACHED_BYTES = 2**27
 _MAX_RATIO = 200
+
+Features = tuple[Tensor, ...]
+"""What the vision tower makes of one picture: a row for each of its tokens; with deepstack, also
+what is added after the first layers."""
 
 
 class VisionLanguageModel:
@@ -98,22 +103,23 @@ class VisionLanguageModel:
 
     def features(self, images: Sequence[Image]) -> dict[str, Any]:
         """Vision features, one for each of `images`; each distinct picture is encoded once."""
-        if not images:
+        return placed(images, self.encode(images))
+
+    def encode(self, images: Sequence[Image]) -> dict[str, Features]:
+        """The vision tower's output for each distinct picture, by its hash."""
+        distinct = list({image.sha256: image for image in images}.values())
+        if not distinct:
             return {}
-        distinct = {image.sha256: image for image in images}
-        order = {sha256: number for number, sha256 in enumerate(distinct)}
-        loaded = [self.pixels(image) for image in distinct.values()]
+        loaded = [self.pixels(image) for image in distinct]
         output = self.core.model.get_image_features(
             torch.cat([values for values, _ in loaded]).to(self.device, self.core.dtype),
             torch.stack([grid for _, grid in loaded]).to(self.device),
             return_dict=True,
         )
-        where = [order[image.sha256] for image in images]
-        output.pooler_output = [output.pooler_output[i] for i in where]
-        if getattr(output, "deepstack_features", None) is not None:
-            levels = output.deepstack_features
-            output.deepstack_features = [[level[i] for i in where] for level in levels]
-        return {"mm_encoder_outputs": {"image": output}}
+        levels = [output.pooler_output, *(getattr(output, "deepstack_features", None) or ())]
+        return dict(
+            zip((image.sha256 for image in distinct), zip(*levels, strict=True), strict=True)
+        )
 
     def hidden(self, inputs: Inputs, **kwargs: Any) -> Any:
         """The language model's output over a batch, its images included."""
@@ -131,7 +137,8 @@ class VisionLanguageModel:
         The policy samples from this distribution and the trainer scores with it, so the ratio of an
         unchanged policy is exactly 1. A temperature of 0 stands for greedy choice and scores as 1.
         """
-        logits = self.core.lm_head(hidden).float() / (temperature or 1.0)
+        logits = self.core.lm_head(hidden)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / (temperature or 1.0)
         return logits.index_fill(-1, self._banned, float("-inf")).log_softmax(-1)
 
     def logprobs(self, inputs: Inputs, mask: Tensor, temperature: float) -> Tensor:
@@ -172,6 +179,15 @@ class Inputs:
     """3 x row x tok: time, height and width."""
     images: tuple[Image, ...]
     """Of all rows, in the order of their placeholders."""
+
+
+def placed(images: Sequence[Image], encoded: Mapping[str, Features]) -> dict[str, Any]:
+    """Encoded pictures as a model's forward takes them: one for each of `images`, in order."""
+    if not images:
+        return {}
+    pooled, *deepstack = zip(*(encoded[image.sha256] for image in images), strict=True)
+    output = SimpleNamespace(pooler_output=pooled, deepstack_features=deepstack)
+    return {"mm_encoder_outputs": {"image": output}}
 
 
 def _image_token(config: Any, tokenizer: Any) -> str:

@@ -9,9 +9,10 @@ import torch
 from visual_arft.model.chat import Chat
 from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.training.loss import sft_loss
+from visual_arft.training.passes import Pass, passes
 from visual_arft.training.segments import Row, rows, segments
 from visual_arft.training.settings import ColdStartConfig
-from visual_arft.training.updates import Updates, logprobs_of, micro_batches, prepare
+from visual_arft.training.updates import Updates
 from visual_arft.types import Trajectory, Turn
 
 Demonstrations = Callable[[int, int], Sequence[Trajectory]]
@@ -27,10 +28,8 @@ def cold_start(
         shown = demonstrations(step * config.batch_size, config.batch_size)
         batch = [row for each in shown for row in demonstration_rows(each, vlm.chat)]
         total = sum(map(sum, (row.mask for row in batch)))
-        loss = sum(
-            _backward(vlm, part, total, autocast=config.autocast)
-            for part in micro_batches(batch, config.micro_batch_size)
-        )
+        parts = passes(vlm, batch, config.tree, micro_batch_size=config.micro_batch_size)
+        loss = sum(_backward(vlm, part, total, autocast=config.autocast) for part in parts)
         lr = updates.lr
         yield {"step": step + 1, "loss": loss, "lr": lr, "grad_norm": updates.step()}
 
@@ -52,14 +51,11 @@ def demonstration_rows(demonstration: Trajectory, chat: Chat) -> list[Row]:
     return rows(segments(written, advantage=1.0))
 
 
-def _backward(
-    vlm: VisionLanguageModel, part: Sequence[Row], total: int, *, autocast: bool
-) -> float:
-    batch, inputs = prepare(vlm, part)
+def _backward(vlm: VisionLanguageModel, part: Pass, total: int, *, autocast: bool) -> float:
     enabled = autocast and _has_bfloat16(vlm.device)
     with torch.autocast(vlm.device.type, torch.bfloat16, enabled=enabled):
-        logprobs = logprobs_of(vlm, batch, inputs, temperature=1.0)
-    loss = sft_loss(logprobs, batch.mask.to(vlm.device), total=total)
+        logprobs = part.logprobs(vlm, temperature=1.0)
+    loss = sft_loss(logprobs, part.batch.mask.to(vlm.device), total=total)
     loss.backward()
     return float(loss.detach())
 

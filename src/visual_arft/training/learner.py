@@ -8,12 +8,12 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from visual_arft.model.vlm import Inputs, VisionLanguageModel
-from visual_arft.training.batch import Batch
+from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.training.loss import grpo_loss, kl_estimate
+from visual_arft.training.passes import Pass, passes
 from visual_arft.training.segments import Row
 from visual_arft.training.settings import GrpoConfig
-from visual_arft.training.updates import Updates, logprobs_of, micro_batches, prepare
+from visual_arft.training.updates import Updates
 
 
 class Learner:
@@ -59,19 +59,25 @@ class Learner:
         tokens = sum(sum(row.mask) for row in rows)
         total = tokens if self._config.reduction == "token" else len(rows)
         sums = {"loss": 0.0, "clipped": 0.0, "kl": 0.0}
-        for part in micro_batches(moving, self._config.micro_batch_size):
+        parts = passes(
+            self._vlm,
+            moving,
+            self._config.tree,
+            micro_batch_size=self._config.micro_batch_size,
+        )
+        for part in parts:
             loss, clipped, kl = self._backward(part, total)
             sums["loss"] += loss
             sums["clipped"] += clipped / tokens
             sums["kl"] += kl / tokens
         return {**sums, "rows_computed": len(moving)}
 
-    def _backward(self, part: Sequence[Row], total: int) -> tuple[float, float, float]:
-        """Loss of a micro-batch, and over its tokens the number clipped and the sum of KL."""
-        batch, inputs = prepare(self._vlm, part)
-        ref = self._ref_logprobs(batch, inputs) if self._config.kl_coef else None
+    def _backward(self, part: Pass, total: int) -> tuple[float, float, float]:
+        """Loss of a part, and over its tokens the number clipped and the sum of KL."""
+        batch = part.batch
+        ref = self._ref_logprobs(part) if self._config.kl_coef else None
         mask, old = batch.mask.to(self._vlm.device), batch.old_logprobs.to(self._vlm.device)
-        logprobs = logprobs_of(self._vlm, batch, inputs, self._config.temperature)
+        logprobs = part.logprobs(self._vlm, self._config.temperature)
         loss = grpo_loss(
             logprobs,
             old,
@@ -90,8 +96,8 @@ class Learner:
         return float(loss.detach()), float(clipped.sum()), kl
 
     @torch.no_grad()
-    def _ref_logprobs(self, batch: Batch, inputs: Inputs) -> Tensor:
+    def _ref_logprobs(self, part: Pass) -> Tensor:
         if self._reference is not None:
-            return logprobs_of(self._reference, batch, inputs, self._config.temperature)
+            return part.logprobs(self._reference, self._config.temperature)
         with self._vlm.model.disable_adapter():
-            return logprobs_of(self._vlm, batch, inputs, self._config.temperature)
+            return part.logprobs(self._vlm, self._config.temperature)

@@ -35,6 +35,17 @@ class OptimizerConfig(Record):
     """Let the learning rate fall linearly to a tenth over the run."""
 
 
+class TreeConfig(Record):
+    """How an update's rows are computed: what they share once, or each by itself."""
+
+    way: Literal["auto", "shared", "packed", "padded"] = "auto"
+    """`shared`: each run of tokens once for all that come after it, on a CPU; `packed`: one row
+    under a block mask, for a GPU; `auto` is the one for the device; `padded`: nothing is shared."""
+    pack_tokens: Count = 8192
+    """Tokens that are computed at once, and so the memory; what needs more is cut where least is
+    computed again. No row may be longer."""
+
+
 class ColdStartConfig(Record):
     """Supervised steps on demonstrations, streamed and never repeated."""
 
@@ -43,7 +54,9 @@ class ColdStartConfig(Record):
     batch_size: Count = 32
     """Demonstrations per update."""
     micro_batch_size: Count = 32
-    """Rows per forward pass; gradients add up over the update."""
+    """Rows per forward pass where they are padded; gradients add up over the update."""
+    tree: TreeConfig = TreeConfig()
+    """How rows are computed."""
     autocast: bool = False
     """Compute in bfloat16 where it is safe, on what can; the weights keep their format."""
     optimizer: OptimizerConfig = OptimizerConfig(lr=7e-4, warmup_steps=10)
@@ -62,7 +75,9 @@ class GrpoConfig(Record):
     group_size: Annotated[int, Field(ge=2)] = 8
     """Rollouts per task; the advantage is relative to the group, so one is not enough."""
     micro_batch_size: Count = 16
-    """Rows per forward pass; gradients add up over the update."""
+    """Rows per forward pass where they are padded; gradients add up over the update."""
+    tree: TreeConfig = TreeConfig()
+    """How rows are computed."""
     updates_per_step: Count = 1
     """Optimizer updates on each round's rollouts; above 1 the clipped ratio matters."""
     clip_range: Positive = 0.2
