@@ -80,6 +80,8 @@ def _load(
         model.model.visual.requires_grad_(False)
     if config.lora_rank:
         model = _with_lora(model, config.lora_rank, seed, checkpoint)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable({"use_reentrant": False})
     model.to(device)
     model.eval()
     return VisionLanguageModel(model, tokenizer, processor, images)

@@ -25,5 +25,7 @@ class ModelConfig(Record):
     """Rank of LoRA adapters on the language model; 0 trains every weight."""
     freeze_vision: bool = False
     """Leave the vision tower as it is."""
+    gradient_checkpointing: bool = False
+    """Compute layers a second time in the backward pass: less memory, a third more time."""
     max_pixels: Annotated[int, Field(ge=1)] = 401_408
     """Largest image area the policy sees; larger images are scaled down. The paper's value."""

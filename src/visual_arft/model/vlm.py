@@ -7,7 +7,8 @@ Qwen2-VL, Qwen2.5-VL, Qwen3-VL.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +16,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers.modeling_layers import GradientCheckpointingLayer
 
 from visual_arft.errors import UserError
 from visual_arft.images import Images, decode
@@ -149,6 +151,22 @@ class VisionLanguageModel:
         chosen = scores.gather(-1, inputs.ids[:, 1:][learned].unsqueeze(-1)).squeeze(-1)
         out = torch.zeros(mask.shape, dtype=chosen.dtype, device=chosen.device)
         return out.masked_scatter(torch.nn.functional.pad(learned, (1, 0)), chosen)
+
+    @contextmanager
+    def recomputing(self) -> Generator[None]:
+        """Within it layers that were set to gradient checkpointing are computed twice.
+
+        Only there: such layers keep no keys and values, which sampling needs. transformers asks a
+        layer whether it is in training; what lies in it is left in evaluation, without dropout.
+        """
+        layers = [m for m in self.core.modules() if isinstance(m, GradientCheckpointingLayer)]
+        for layer in layers:
+            layer.training = layer.gradient_checkpointing
+        try:
+            yield
+        finally:
+            for layer in layers:
+                layer.training = False
 
     def save(self, folder: Path) -> None:
         """Writes a folder from which transformers loads model, tokenizer and image processor.

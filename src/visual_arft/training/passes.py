@@ -50,10 +50,17 @@ def passes(
 
     Raises `TokenMismatch` naming the task where a row's images do not match its ids.
     """
-    if config.way == "padded":
-        for part in micro_batches(rows, micro_batch_size):
-            yield _PaddedPass(vlm, part)
-        return
+    with vlm.recomputing():
+        if config.way == "padded":
+            for part in micro_batches(rows, micro_batch_size):
+                yield _PaddedPass(vlm, part)
+        else:
+            yield from _tree_passes(vlm, rows, config)
+
+
+def _tree_passes(
+    vlm: VisionLanguageModel, rows: Sequence[Row], config: TreeConfig
+) -> Generator[Pass]:
     for row in rows:
         vlm.chat.check(row.ids, row.images, f"task {row.task_id!r}")
     grown = trees(rows, vlm.chat.image_token_id, config.pack_tokens)
