@@ -13,7 +13,7 @@ from visual_arft.images import MemoryImages
 from visual_arft.model.vlm import VisionLanguageModel
 from visual_arft.tags import wrap
 from visual_arft.training.cold_start import cold_start, demonstration_rows
-from visual_arft.training.settings import ColdStartConfig, OptimizerConfig
+from visual_arft.training.settings import ColdStartConfig, OptimizerConfig, TreeConfig
 from visual_arft.types import Completion, Prompt, Task, ToolResult, Trajectory
 
 IMAGES = MemoryImages()
@@ -21,7 +21,6 @@ ENV = SearchEnv("append", "{question}")
 CONFIG = ColdStartConfig(
     steps=12,
     batch_size=4,
-    micro_batch_size=3,
     optimizer=OptimizerConfig(lr=5e-3, warmup_steps=2),
 )
 
@@ -76,12 +75,19 @@ def test_the_same_start_gives_the_same_numbers_and_weights_and_no_global_generat
     assert np.array_equal(np.random.get_state()[1], states[1])
 
 
-def test_micro_batches_change_nothing():
-    whole, split = (
-        run(tiny_vlm(IMAGES), CONFIG.model_copy(update={"micro_batch_size": size, "steps": 1}))
-        for size in (4, 1)
+def test_it_is_the_same_as_a_tree_and_padded_in_one_part_or_several():
+    padded, tree = TreeConfig(way="padded"), TreeConfig()
+    ways = [
+        {"tree": padded, "micro_batch_size": 4},
+        {"tree": padded, "micro_batch_size": 1},
+        {"tree": tree},
+        {"tree": tree.model_copy(update={"pack_tokens": 120})},
+    ]
+    whole, *others = (
+        run(tiny_vlm(IMAGES), CONFIG.model_copy(update={"steps": 1, **way}))[0] for way in ways
     )
-    assert split[0] == pytest.approx(whole[0], rel=1e-4)
+    for other in others:
+        assert other == pytest.approx(whole, rel=1e-4)
 
 
 def test_computing_in_bfloat16_changes_little_and_leaves_the_weights_their_format():

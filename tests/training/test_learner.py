@@ -54,12 +54,13 @@ def drifted(rows: list[Row]) -> list[Row]:
 
 
 @pytest.mark.parametrize("choice", CHOICES)
-def test_micro_batches_add_up_to_the_gradient_of_all_rows_at_once(choice: dict[str, str]):
+def test_parts_add_up_to_the_gradient_of_all_rows_at_once(choice: dict[str, str]):
     vlm, reference = lively_vlm(IMAGES), lively_vlm(IMAGES, seed=3)
     rows = drifted(sampled_rows(vlm, ADVANTAGES))
     numbers, found = [], []
-    for size in (7, 3, 2, 1):
-        settings = config(micro_batch_size=size, kl_coef=0.3, **choice)
+    padded = [{"micro_batch_size": n, "tree": {"way": "padded"}} for n in (7, 3, 2, 1)]
+    for parts in (*padded, {}, {"tree": {"pack_tokens": 100}}):
+        settings = config(**parts, kl_coef=0.3, **choice)
         numbers.append(Learner(vlm, settings, reference).add_gradients(rows))
         found.append(gradients(vlm))
     for one, gradient in zip(numbers[1:], found[1:], strict=True):
@@ -72,7 +73,7 @@ def test_micro_batches_add_up_to_the_gradient_of_all_rows_at_once(choice: dict[s
 def test_dropping_rows_of_advantage_zero_changes_no_gradient(choice: dict[str, str]):
     vlm = lively_vlm(IMAGES)
     rows = drifted(sampled_rows(vlm, ADVANTAGES))
-    settings = config(micro_batch_size=2, **choice)
+    settings = config(tree={"pack_tokens": 100}, **choice)
     numbers = Learner(vlm, settings).add_gradients(rows)
     assert numbers["rows_computed"] == 5
     dropped = gradients(vlm)

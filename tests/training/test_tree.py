@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
-from itertools import combinations
+from itertools import combinations, pairwise
 
 import pytest
 import torch
@@ -17,9 +17,10 @@ from visual_arft.training.tree import Tree, runs, trees
 from visual_arft.types import Image
 
 IMAGE_TOKEN, START = 9, 8
-PICTURES = [Image(sha256=f"{n}" * 64, width=28, height=28) for n in range(3)]
+PICTURES = [Image(sha256=f"{n}" * 64, width=28 * n, height=28) for n in (1, 2, 3)]
+"""Of one token, two and three."""
 
-# A piece is a word, sampled or not, or a picture of two tokens.
+# A piece is a word, sampled or not, or a picture.
 pieces = st.one_of(st.tuples(st.integers(0, 2), st.booleans()), st.sampled_from(PICTURES))
 
 
@@ -33,8 +34,12 @@ def row(name: str, drawn: list[Image | tuple[int, bool]]) -> Row:
     ids: list[int] = []
     mask: list[bool] = []
     for piece in drawn:
-        ids += [START, IMAGE_TOKEN, IMAGE_TOKEN] if isinstance(piece, Image) else [piece[0]]
-        mask += [False] * 3 if isinstance(piece, Image) else [piece[1]]
+        if isinstance(piece, Image):
+            ids += [START, *[IMAGE_TOKEN] * (piece.width // 28)]
+            mask += [False] * (len(ids) - len(mask))
+        else:
+            ids.append(piece[0])
+            mask.append(piece[1])
     images = tuple(piece for piece in drawn if isinstance(piece, Image))
     return Row(name, tuple(ids), tuple(mask), (0.0,) * len(ids), images, 1.0)
 
@@ -76,7 +81,16 @@ def test_rows_share_a_token_where_all_before_it_is_the_same_images_included(rows
     told = {}
     for each, path in paths(tree):
         for number, place in enumerate(path):
-            assert told.setdefault(place, beginning(each, number + 1)) == beginning(each, number + 1)
+            assert told.setdefault(place, beginning(each, number + 1)) == beginning(
+                each, number + 1
+            )
+
+
+def test_no_token_passes_for_an_image():
+    texts = [Row(f"t{n}", (START, n), (False, True), (0.0, 0.0), (), 1.0) for n in range(100)]
+    texts[IMAGE_TOKEN] = row("seen", [PICTURES[0]])
+    [tree] = trees(texts, IMAGE_TOKEN, 1000)
+    assert len(tree.ids) == 101
 
 
 @given(row_lists())
@@ -122,9 +136,7 @@ def partitions(sets: list[set[object]]) -> list[list[set[object]]]:
     """Every way to unite neighbours."""
     places = range(1, len(sets))
     bounds = [(0, *cut, len(sets)) for n in range(len(sets)) for cut in combinations(places, n)]
-    return [
-        [set().union(*sets[a:b]) for a, b in zip(each, each[1:], strict=False)] for each in bounds
-    ]
+    return [[set().union(*sets[a:b]) for a, b in pairwise(each)] for each in bounds]
 
 
 def test_a_row_longer_than_the_budget_is_an_error_that_names_its_task():
@@ -145,10 +157,12 @@ def test_equal_rows_with_other_credit_stay_two_rows_of_one_path():
 def test_runs_cover_the_line_and_part_only_at_branches(rows: list[Row]):
     [tree] = trees(rows, IMAGE_TOKEN, 1000)
     found = runs(tree.ends)
-    assert [place for run in found for place in range(run.start, run.stop)] == list(range(len(tree.ids)))
+    assert [place for run in found for place in range(run.start, run.stop)] == list(
+        range(len(tree.ids))
+    )
     ends = tree.ends.tolist()
     assert all(set(ends[run.start : run.stop]) == {run.end} for run in found)
-    assert all(one.end != other.end or one.stop != other.start for one, other in zip(found, found[1:], strict=False))  # fmt: skip
+    assert all(one.end != other.end or one.stop != other.start for one, other in pairwise(found))  # fmt: skip
 
 
 @given(row_lists(), st.sampled_from([1, 2, 3, 128]))

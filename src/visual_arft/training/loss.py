@@ -19,7 +19,7 @@ Reduction = Literal["token", "sequence", "constant"]
 sum over all tokens by a number that does not depend on what was sampled (Dr. GRPO)."""
 
 Ratio = Literal["token", "sequence"]
-"""Each token's own probability ratio; or one for a row, the geometric mean of its tokens' (GSPO)."""
+"""Each token's own probability ratio; or one for a row, its tokens' geometric mean (GSPO)."""
 
 
 def grpo_loss(

@@ -41,7 +41,7 @@ class TreeConfig(Record):
     way: Literal["auto", "shared", "packed", "padded"] = "auto"
     """`shared`: each run of tokens once for all that come after it, on a CPU; `packed`: one row
     under a block mask, for a GPU; `auto` is the one for the device; `padded`: nothing is shared."""
-    pack_tokens: Count = 8192
+    pack_tokens: Count = 16_384
     """Tokens that are computed at once, and so the memory; what needs more is cut where least is
     computed again. No row may be longer."""
 
