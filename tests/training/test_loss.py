@@ -16,7 +16,14 @@ from torch import Tensor
 from visual_arft.training.loss import grpo_loss, kl_estimate, sft_loss
 
 SETTINGS = {"clip_range": 0.2, "kl_coef": 0.04}
-REDUCTIONS = ("token", "sequence")
+REDUCTIONS = ("token", "sequence", "constant")
+CHOICES = [
+    pytest.param({"reduction": reduction, "ratio": ratio}, id=f"{reduction}, ratio by {ratio}")
+    for reduction in REDUCTIONS
+    for ratio in ("token", "sequence")
+]
+CONSTANT = 24
+"""What the reduction of that name divides by."""
 
 
 @dataclass
@@ -30,9 +37,10 @@ class Rows:
     mask: Tensor
 
     def loss(self, **changes: Any) -> Tensor:
-        return grpo_loss(
-            self.new, self.old, self.ref, self.advantages, self.mask, **{**SETTINGS, **changes}
-        )
+        settings = {**SETTINGS, **changes}
+        if settings.get("reduction") == "constant":
+            settings = {"total": CONSTANT, **settings}
+        return grpo_loss(self.new, self.old, self.ref, self.advantages, self.mask, **settings)
 
     def gradient(self, **changes: Any) -> Tensor:
         self.new = self.new.detach().requires_grad_()
@@ -62,56 +70,62 @@ def rows(draw: st.DrawFn) -> Rows:
     )
 
 
-def by_the_formula(rows: Rows, reduction: str) -> tuple[float, list[list[float]]]:
+def by_the_formula(rows: Rows, reduction: str, ratio: str) -> tuple[float, list[list[float]]]:
     """Value and gradient of the loss, a token at a time.
 
     J = min(r A, clip(r, 0.8, 1.2) A) - 0.04 (q - log q - 1), r = p / p_old, q = p_ref / p;
-    d r / d log p = r and d (q - log q - 1) / d log p = 1 - q.
+    d r / d log p = r and d (q - log q - 1) / d log p = 1 - q. With one r for a row of n tokens,
+    exp(mean of log p - log p_old), each token's share of the slope is that of all n over n.
     """
     mask: list[list[bool]] = rows.mask.tolist()
     filled_rows = max(1, sum(any(row) for row in mask))
     tokens = max(1, sum(map(sum, mask)))
     value, gradient = 0.0, [[0.0] * len(row) for row in mask]
     for i, row in enumerate(mask):
-        weight = 1 / tokens if reduction == "token" else 1 / filled_rows / max(1, sum(row))
-        for j, counts in enumerate(row):
-            if not counts:
-                continue
-            a, p = rows.advantages[i].item(), math.exp(rows.new[i, j].item())
-            r, q = p / math.exp(rows.old[i, j].item()), math.exp(rows.ref[i, j].item()) / p
+        weights = {
+            "token": 1 / tokens,
+            "sequence": 1 / filled_rows / max(1, sum(row)),
+            "constant": 1 / CONSTANT,
+        }
+        weight, a = weights[reduction], rows.advantages[i].item()
+        counted = [j for j, counts in enumerate(row) if counts]
+        moved = {j: (rows.new[i, j] - rows.old[i, j]).item() for j in counted}
+        if ratio == "sequence":
+            moved = dict.fromkeys(counted, sum(moved.values()) / max(1, len(counted)))
+        for j in counted:
+            r, q = math.exp(moved[j]), math.exp((rows.ref[i, j] - rows.new[i, j]).item())
             clipped = min(max(r, 0.8), 1.2)
             value -= weight * (min(r * a, clipped * a) - 0.04 * (q - math.log(q) - 1))
+            # The n tokens of a row all have the same slope, and each of them 1/n of its sum.
             slope = r * a if r * a <= clipped * a else 0.0
             gradient[i][j] = -weight * (slope - 0.04 * (1 - q))
     return value, gradient
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@given(rows())
-def test_value_and_gradient_are_those_of_the_formula(reduction: str, rows: Rows):
-    value, gradient = by_the_formula(rows, reduction)
-    torch.testing.assert_close(
-        rows.gradient(reduction=reduction), torch.tensor(gradient, dtype=torch.float64)
-    )
-    assert rows.loss(reduction=reduction).item() == pytest.approx(value)
+@pytest.mark.parametrize("choice", CHOICES)
+@given(rows=rows())
+def test_value_and_gradient_are_those_of_the_formula(choice: dict[str, str], rows: Rows):
+    value, gradient = by_the_formula(rows, **choice)
+    torch.testing.assert_close(rows.gradient(**choice), torch.tensor(gradient, dtype=torch.float64))
+    assert rows.loss(**choice).item() == pytest.approx(value)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@given(rows(), st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))
+@pytest.mark.parametrize("choice", CHOICES)
+@given(rows=rows(), junk=st.sampled_from([math.nan, math.inf, -math.inf, 1e30]))
 def test_a_masked_token_has_exactly_no_gradient_whatever_stands_there(
-    reduction: str, rows: Rows, junk: float
+    choice: dict[str, str], rows: Rows, junk: float
 ):
-    expected = rows.gradient(reduction=reduction)
+    expected = rows.gradient(**choice)
     for values in (rows.new, rows.old, rows.ref):
         values.data[~rows.mask] = junk
-    gradient = rows.gradient(reduction=reduction)
+    gradient = rows.gradient(**choice)
     assert gradient[~rows.mask].eq(0).all()
     assert gradient.equal(expected)
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@given(rows(), st.integers(0, 3), st.integers(0, 2))
-def test_padding_changes_nothing(reduction: str, rows: Rows, tokens: int, empty_rows: int):
+@pytest.mark.parametrize("choice", CHOICES)
+@given(rows=rows(), tokens=st.integers(0, 3), empty_rows=st.integers(0, 2))
+def test_padding_changes_nothing(choice: dict[str, str], rows: Rows, tokens: int, empty_rows: int):
     def pad(values: Tensor) -> Tensor:
         return torch.nn.functional.pad(values.detach(), (0, tokens, 0, empty_rows))
 
@@ -123,25 +137,21 @@ def test_padding_changes_nothing(reduction: str, rows: Rows, tokens: int, empty_
         pad(rows.mask),
     )
     height, width = rows.mask.shape
-    torch.testing.assert_close(padded.loss(reduction=reduction), rows.loss(reduction=reduction))
-    torch.testing.assert_close(
-        padded.gradient(reduction=reduction)[:height, :width], rows.gradient(reduction=reduction)
-    )
+    torch.testing.assert_close(padded.loss(**choice), rows.loss(**choice))
+    torch.testing.assert_close(padded.gradient(**choice)[:height, :width], rows.gradient(**choice))
 
 
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-@given(rows(), st.data())
-def test_micro_batches_add_up(reduction: str, rows: Rows, data: st.DataObject):
+@pytest.mark.parametrize("choice", CHOICES)
+@given(rows=rows(), data=st.data())
+def test_micro_batches_add_up(choice: dict[str, str], rows: Rows, data: st.DataObject):
     height = rows.mask.shape[0]
     cut = data.draw(st.integers(0, height))
     counts = {"token": rows.mask.sum(), "sequence": rows.mask.any(dim=1).sum()}
-    whole = {"reduction": reduction, "total": int(counts[reduction])}
+    whole = {**choice, "total": int(counts.get(choice["reduction"], CONSTANT))}
     parts = [rows.part(0, cut), rows.part(cut, height)]
+    torch.testing.assert_close(sum(part.loss(**whole) for part in parts), rows.loss(**choice))
     torch.testing.assert_close(
-        sum(part.loss(**whole) for part in parts), rows.loss(reduction=reduction)
-    )
-    torch.testing.assert_close(
-        torch.cat([part.gradient(**whole) for part in parts]), rows.gradient(reduction=reduction)
+        torch.cat([part.gradient(**whole) for part in parts]), rows.gradient(**choice)
     )
 
 
@@ -165,6 +175,28 @@ def test_a_long_row_weighs_more_by_token_and_the_same_by_sequence():
     rows = Rows(same, same, same, torch.tensor([1.0, 5.0]), mask)
     assert rows.loss(reduction="token").item() == pytest.approx(-2.0)
     assert rows.loss(reduction="sequence").item() == pytest.approx(-3.0)
+
+
+def test_each_token_weighs_the_same_in_a_long_row_and_a_short_one_by_constant():
+    # On policy the loss of a token is -A, so that of all is -(3 * 1 + 1 * 5) over the constant 24.
+    same, mask = torch.zeros(2, 3), torch.tensor([[True, True, True], [False, True, False]])
+    rows = Rows(same, same, same, torch.tensor([1.0, 5.0]), mask)
+    assert rows.loss(reduction="constant").item() == pytest.approx(-8 / 24)
+
+
+def test_a_constant_to_divide_by_has_to_be_given():
+    same, mask = torch.zeros(1, 2), torch.ones(1, 2, dtype=torch.bool)
+    with pytest.raises(ValueError, match="'constant' needs a total"):
+        Rows(same, same, same, torch.ones(1), mask).loss(reduction="constant", total=None)
+
+
+def test_the_ratio_of_a_sequence_is_the_geometric_mean_of_its_tokens():
+    # Twice and an eighth times as likely, the row is sqrt(2 / 8) = 1/2 as likely a token: its gain
+    # is -1/2 clipped to -0.8, where the tokens' own ratios give -(2 + 0.8) / 2.
+    new, old = torch.log(torch.tensor([[0.5, 0.1]])), torch.log(torch.tensor([[0.25, 0.8]]))
+    rows = Rows(new, old, old, torch.tensor([-1.0]), torch.ones(1, 2, dtype=torch.bool))
+    assert rows.loss(kl_coef=0.0, ratio="sequence").item() == pytest.approx(0.8)
+    assert rows.loss(kl_coef=0.0, ratio="token").item() == pytest.approx(1.4)
 
 
 def test_the_kl_of_a_halved_probability():

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from visual_arft.model.vlm import VisionLanguageModel
-from visual_arft.training.loss import grpo_loss, kl_estimate
+from visual_arft.training.loss import grpo_loss, importance, kl_estimate
 from visual_arft.training.passes import Pass, passes
 from visual_arft.training.segments import Row
 from visual_arft.training.settings import GrpoConfig
@@ -57,7 +57,7 @@ class Learner:
         # Without a KL penalty a row of advantage 0 has no gradient: it counts, but is not computed.
         moving = [row for row in rows if row.advantage or self._config.kl_coef]
         tokens = sum(sum(row.mask) for row in rows)
-        total = tokens if self._config.reduction == "token" else len(rows)
+        total = self._total(rows)
         sums = {"loss": 0.0, "clipped": 0.0, "kl": 0.0}
         parts = passes(
             self._vlm,
@@ -71,6 +71,17 @@ class Learner:
             sums["clipped"] += clipped / tokens
             sums["kl"] += kl / tokens
         return {**sums, "rows_computed": len(moving)}
+
+    def _total(self, rows: Sequence[Row]) -> int:
+        """The denominator of the whole update, so that its parts add up."""
+        match self._config.reduction:
+            case "token":
+                return sum(sum(row.mask) for row in rows)
+            case "sequence":
+                return len(rows)
+            case "constant":
+                rollouts = self._config.prompts_per_step * self._config.group_size
+                return rollouts * self._config.max_new_tokens
 
     def _backward(self, part: Pass, total: int) -> tuple[float, float, float]:
         """Loss of a part, and over its tokens the number clipped and the sum of KL."""
@@ -87,11 +98,13 @@ class Learner:
             clip_range=self._config.clip_range,
             kl_coef=self._config.kl_coef,
             reduction=self._config.reduction,
+            ratio=self._config.ratio,
             total=total,
         )
         loss.backward()
         now = logprobs.detach()
-        clipped = ((now - old).exp() - 1).abs()[mask] > self._config.clip_range
+        ratios = importance(now, old, mask, self._config.ratio)
+        clipped = (ratios - 1).abs()[mask] > self._config.clip_range
         kl = 0.0 if ref is None else float(kl_estimate(now, ref)[mask].sum())
         return float(loss.detach()), float(clipped.sum()), kl
 

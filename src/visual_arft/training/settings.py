@@ -86,11 +86,16 @@ class GrpoConfig(Record):
     """Weight of the KL penalty to the reference policy; 0 also skips loading it."""
     scale_advantage: bool = True
     """Divide the group-relative advantage by the group's standard deviation."""
-    reduction: Literal["token", "sequence"] = "token"
-    """What the loss is a mean over: all sampled tokens; or the tokens of a row, and then rows.
+    reduction: Literal["token", "sequence", "constant"] = "token"
+    """What the loss is a mean over: `token`, all sampled tokens (DAPO); `sequence`, the tokens of a
+    row, and then rows (GRPO as published); `constant`, the round's rollouts times `max_new_tokens`,
+    whatever was sampled (Dr. GRPO, which goes with `scale_advantage = false`).
 
     A row is a turn, or a whole episode where each prompt extends the turn before it.
     """
+    ratio: Literal["token", "sequence"] = "token"
+    """Whose probability ratio is clipped: each token's own; or one for each row, the geometric mean
+    over its tokens (GSPO, arXiv 2507.18071, whose `clip_range` is about 3e-4)."""
     max_turns: Count = 5
     """Turns of an episode; the paper's value."""
     max_new_tokens: Count = 1024
