@@ -66,6 +66,15 @@ def wrap(thought: str, kind: str, content: str) -> str:
     return f"<think>{thought}</think><{kind}>{content}</{kind}>"
 
 
+def with_thought(thought: str, rest: str) -> str:
+    """A reply of which a server told the thought apart; one that still holds its own stays so.
+
+    >>> with_thought("It is upside down.", "<answer>42</answer>")
+    '<think>It is upside down.</think><answer>42</answer>'
+    """
+    return rest if "<think>" in rest else f"<think>{thought}</think>{rest}"
+
+
 def defuse(text: str, special_tokens: Sequence[str] = ()) -> str:
     """Text from a tool made harmless: data, never an action, nor a control token of a chat.
 

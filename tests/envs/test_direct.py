@@ -26,6 +26,8 @@ TASK = Task(id="t", question="Which town?", answers=("Oslo",), images=(PICTURE,)
             "<answer>Oslo</answer><answer>Bergen</answer>",
             "<answer>Oslo</answer><answer>Bergen</answer>",
         ),
+        ("<think>A fjord.</think> Oslo", "Oslo"),
+        ("<think>Or <answer>Bergen</answer>?</think><answer>Oslo</answer>", "Oslo"),
         ("", ""),
     ],
 )

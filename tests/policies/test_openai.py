@@ -30,8 +30,10 @@ FLAWS = [
     Fault(500),
     Fault(503),
     Fault(408),
+    Fault(409),
     Fault(),  # HTML
     Fault(body=b'{"choices": ['),
+    Fault(body=b'{"choices": [', headers={"content-length": "999", "connection": "close"}),
     Fault(body=b'{"choices": []}'),
     Fault(body=b'{"choices": [{"finish_reason": "stop", "message": {"content": null}}]}'),
     Fault(body=b'{"error": "overloaded"}'),
@@ -125,6 +127,21 @@ def test_no_stop_is_sent_and_a_seed_only_where_something_is_drawn():
         ({"message": {"content": ""}}, "", "stop"),
         ({"message": {"content": None}, "finish_reason": "content_filter"}, "", "stop"),
         ({"message": {"content": "x"}, "finish_reason": "eos"}, "x", "stop"),
+        # The thought told apart, by either name.
+        ({"message": {"content": "x", "reasoning_content": "so"}}, "<think>so</think>x", "stop"),
+        ({"message": {"content": "x", "reasoning": "so"}}, "<think>so</think>x", "stop"),
+        ({"message": {"content": None, "reasoning": "so"}}, "<think>so</think>", "stop"),
+        (
+            {"message": {"content": [{"text": "x"}], "reasoning": "so"}},
+            "<think>so</think>x",
+            "stop",
+        ),
+        ({"message": {"content": "x", "reasoning": ""}}, "x", "stop"),
+        (
+            {"message": {"content": "<think>my own</think>x", "reasoning": "so"}},
+            "<think>my own</think>x",
+            "stop",
+        ),
     ],
 )
 def test_every_form_of_a_reply_is_read(answer, text, finish):
@@ -133,10 +150,17 @@ def test_every_form_of_a_reply_is_read(answer, text, finish):
     assert (reply.text, reply.finish_reason) == (text, finish)
 
 
-def test_a_server_that_counts_nothing_is_believed():
-    with FakeServer(lambda asked: {"message": {"content": "x"}, "usage": None}) as server:
+@pytest.mark.parametrize(
+    ("counted", "usage"),
+    [
+        (None, None),
+        ({"prompt_tokens": None, "total_tokens": 3}, Usage(prompt_tokens=0, completion_tokens=0)),
+    ],
+)
+def test_a_server_that_counts_badly_is_believed(counted, usage):
+    with FakeServer(lambda asked: {"message": {"content": "x"}, "usage": counted}) as server:
         [reply] = ask(policy(server), prompt("?"))
-    assert reply.usage is None
+    assert reply == Completion(text="x", usage=usage)
 
 
 @pytest.mark.parametrize("flaw", FLAWS, ids=str)
@@ -146,7 +170,7 @@ def test_what_may_pass_is_tried_again_and_counted(flaw):
         [reply] = ask(asking, prompt("?"))
     assert reply.text == "at last"
     assert (asking.tally.requests, asking.tally.retries) == (3, 2)
-    assert asking.tally.prompt_tokens == 10
+    assert (asking.tally.prompt_tokens, asking.tally.completion_tokens) == (10, 5)
 
 
 @pytest.mark.parametrize("flaw", FLAWS, ids=str)
@@ -166,6 +190,32 @@ def test_a_server_that_is_not_there_or_does_not_answer_fails_the_prompt():
     gone = OpenAIPolicy("m", ServerConfig(base_url=address, retries=0), GREEDY, MemoryImages())
     with pytest.raises(PolicyFailure, match=r"127\.0\.0\.1.*asked 1 times"):
         ask(gone, prompt("?"))
+
+
+def test_an_answer_that_never_ends_is_not_waited_for():
+    endless = Fault(body=b" " * 2000, drip_s=0.02)
+    with (
+        FakeServer(lambda asked: endless) as server,
+        pytest.raises(PolicyFailure, match=r"no whole answer in 0\.2 s"),
+    ):
+        ask(policy(server, timeout_s=0.2, retries=0), prompt("?"))
+
+
+def test_who_is_cancelled_leaves_nothing_under_way():
+    with FakeServer(lambda asked: Fault(hang_s=30)) as server:
+        asking = policy(server)
+
+        async def cancelled():
+            task = asyncio.create_task(asking.generate([prompt("a"), prompt("b")]))
+            while len(server.asked) < 1:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            await asking.close()
+            return asyncio.all_tasks() - {asyncio.current_task()}
+
+        assert asyncio.run(cancelled()) == set()
 
 
 def test_as_long_is_waited_as_the_server_asks():
@@ -190,11 +240,17 @@ def test_what_no_prompt_will_be_answered_with_is_the_user_s_to_mend(status, said
     assert len(server.asked) == 1
 
 
-def test_a_quota_that_is_used_up_is_not_waited_for():
-    body = b'{"error": {"message": "pay", "code": "insufficient_quota"}}'
+@pytest.mark.parametrize(
+    "fault",
+    [
+        Fault(429, b'{"error": {"message": "pay", "code": "insufficient_quota"}}'),
+        Fault(402, b'{"error": {"message": "Insufficient Balance"}}'),
+    ],
+)
+def test_a_quota_that_is_used_up_is_not_waited_for(fault):
     with (
-        FakeServer(lambda asked: Fault(429, body)) as server,
-        pytest.raises(UserError, match="status 429; pay there"),
+        FakeServer(lambda asked: fault) as server,
+        pytest.raises(UserError, match=f"status {fault.status}; pay there"),
     ):
         ask(policy(server), prompt("?"))
 
@@ -262,6 +318,23 @@ def test_one_policy_serves_one_loop_after_another():
         assert [ask(asking, prompt(text))[0].text for text in ("a", "b")] == ["a!", "b!"]
 
 
+def test_what_was_asked_beside_a_failure_is_waited_for_and_kept(tmp_path):
+    def slowly(asked):
+        if asked.text == "bad":
+            return Fault(400)
+        time.sleep(0.1)
+        return "good"
+
+    with FakeServer(slowly) as server:
+        cache = Recording(tmp_path / "answers.sqlite")
+        asking = policy(server, cache=cache)
+        with pytest.raises(PolicyFailure):
+            ask(asking, prompt("bad"), prompt("slow"))
+        assert ask(asking, prompt("slow"))[0].text == "good"
+        cache.close()
+    assert asking.tally.from_cache == 1
+
+
 def test_what_was_answered_is_not_asked_again(tmp_path):
     with FakeServer(echo) as server:
         cache = Recording(tmp_path / "answers.sqlite")
@@ -324,10 +397,28 @@ def test_money_is_counted_and_its_end_is_told():
     assert len(server.asked) == 2
 
 
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        (b'{"error": {"message": "too long"}}', "too long"),
+        (b'{"message": "too long"}', "too long"),
+        (b'{"detail": "too long"}', '{"detail": "too long"}'),  # FastAPI's
+        (b"<html>\n too long </html>", "<html> too long </html>"),
+        (b"[1]", "[1]"),
+        (b"", "Bad Request"),
+    ],
+)
+def test_whatever_a_server_says_is_wrong_is_told(body, said):
+    with FakeServer(lambda asked: Fault(400, body)) as server, pytest.raises(PolicyFailure) as told:
+        ask(policy(server), prompt("?"))
+    assert str(told.value) == f"{server.base_url}: status 400: {said}"
+
+
 def test_the_key_is_sent_and_stands_nowhere_else(tmp_path, monkeypatch):
     monkeypatch.setenv("OPENAI_API_KEY", "sk-secret-123")
     path = tmp_path / "answers.sqlite"
-    with FakeServer(lambda asked: Fault(401) if asked.text == "b" else "ok") as server:
+    echoing = Fault(401, b'{"error": {"message": "your key sk-secret-123 is wrong"}}')
+    with FakeServer(lambda asked: echoing if asked.text == "b" else "ok") as server:
         cache = Recording(path)
         asking = policy(server, cache=cache)
         ask(asking, prompt("a"))
@@ -347,6 +438,25 @@ def test_openai_itself_is_not_asked_without_a_key():
     asking = OpenAIPolicy("gpt", ServerConfig(), GREEDY, MemoryImages())
     with pytest.raises(UserError, match="set OPENAI_API_KEY"):
         ask(asking, prompt("a"))
+
+
+def test_openai_itself_is_told_the_limit_by_its_newer_name():
+    sent = OpenAIPolicy("gpt", ServerConfig(), GREEDY, MemoryImages())._payload(prompt("a"))
+    assert sent["max_completion_tokens"] == 50
+    assert "max_tokens" not in sent
+
+
+@given(
+    tried=st.integers(1, 30),
+    own=st.floats(0.001, 10),
+    asked=st.none() | st.floats(0, 1000),
+)
+def test_waits_double_and_are_never_shorter_than_asked_nor_longer_than_a_minute(tried, own, asked):
+    config = ServerConfig(backoff_s=own)
+    wait = OpenAIPolicy("m", config, GREEDY, MemoryImages())._backoff(tried, asked)
+    doubled = own * 2 ** (tried - 1)
+    least, most = (max(share * doubled, asked or 0) for share in (0.75, 1.25))
+    assert min(60, least) <= wait <= min(60, most)
 
 
 @settings(max_examples=25, deadline=None, derandomize=True)

@@ -31,13 +31,16 @@ _THOUGHT = "</think>"
 
 
 def answer_or_all(text: str) -> Action:
-    """What stands in the only `<answer>` of a reply, or else the whole reply.
+    """What stands in the only `<answer>` of a reply, or else the whole reply but its thought.
 
     >>> answer_or_all("It is <answer> 42 </answer>.").content, answer_or_all(" 42").content
     ('42', '42')
+    >>> answer_or_all("<think>6 x 7</think> 42").content
+    '42'
     """
-    found = _ANSWER.findall(text)
-    return Action(kind=ANSWER, content=(found[0] if len(found) == 1 else text).strip())
+    said = text.rpartition(_THOUGHT)[2]
+    found = _ANSWER.findall(said)
+    return Action(kind=ANSWER, content=(found[0] if len(found) == 1 else said).strip())
 
 
 def answer_after_thought(text: str) -> Action | Malformed:

@@ -41,6 +41,8 @@ class Fault:
     headers: Mapping[str, str] = field(default_factory=dict[str, str])
     hang_s: float = 0.0
     """Seconds before anything is sent."""
+    drip_s: float = 0.0
+    """Seconds after each byte of the body."""
     dies: bool = False
     """Close the connection and send nothing."""
 
@@ -108,7 +110,7 @@ class FakeServer:
         return answer
 
     def _handler(self) -> type[BaseHTTPRequestHandler]:
-        serve = self._serve
+        serve, ended = self._serve, self._ended
 
         class Handler(BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
@@ -121,19 +123,27 @@ class FakeServer:
                     return  # who asked has gone before the end of the question
                 answer = serve(json.loads(body), dict(self.headers.items()))
                 if not isinstance(answer, Fault):
-                    self._send(200, _completion(answer), {"content-type": "application/json"})
+                    said = _completion(answer)
+                    self._head(200, said, {"content-type": "application/json"})
+                    self.wfile.write(said)
                 elif answer.dies:
                     self.close_connection = True
                     self.connection.shutdown(socket.SHUT_RDWR)
                 else:
-                    self._send(answer.status, answer.body, answer.headers)
+                    self._fail(answer)
 
-            def _send(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
+            def _fail(self, fault: Fault) -> None:
+                self._head(fault.status, fault.body, fault.headers)
+                size = 1 if fault.drip_s else len(fault.body) or 1
+                for start in range(0, len(fault.body), size):
+                    self.wfile.write(fault.body[start : start + size])
+                    ended.wait(fault.drip_s)
+
+            def _head(self, status: int, body: bytes, headers: Mapping[str, str]) -> None:
                 self.send_response(status)
-                for name, value in {**headers, "content-length": str(len(body))}.items():
+                for name, value in {"content-length": str(len(body)), **headers}.items():
                     self.send_header(name, value)
                 self.end_headers()
-                self.wfile.write(body)
 
             def log_message(self, format: str, *args: Any) -> None:
                 """Says nothing."""

@@ -12,7 +12,7 @@ import random
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 from urllib.parse import urlsplit
 
 import openai
@@ -24,6 +24,7 @@ from visual_arft.images import Images, data_url
 from visual_arft.policies import Sampling
 from visual_arft.policies.settings import OPENAI_URL, ServerConfig
 from visual_arft.recording import Recording
+from visual_arft.tags import with_thought
 from visual_arft.types import Completion, Message, Prompt, Usage
 
 KEY = "OPENAI_API_KEY"
@@ -93,7 +94,7 @@ class OpenAIPolicy:
         return [each for each in done if isinstance(each, Completion)]
 
     async def close(self) -> None:
-        """Ends its connections; it may go on with new ones."""
+        """Ends its connections, before their loop does; it may go on with new ones."""
         if self._line is not None:
             await self._line.client.close()
             self._line = None
@@ -135,15 +136,20 @@ class OpenAIPolicy:
 
     async def _try(self, client: openai.AsyncOpenAI, payload: dict[str, Any]) -> Completion:
         """A reply; raises `Unavailable` where the next try may have one."""
+        most = self._server.timeout_s
         try:
-            raw = await client.chat.completions.with_raw_response.create(**payload)
+            async with asyncio.timeout(most):  # the client's own is of each byte that comes
+                raw = await client.chat.completions.with_raw_response.create(**payload)
             return self._completion(_Answer.model_validate_json(raw.content))
+        except TimeoutError:
+            raise Unavailable(f"no whole answer in {most:g} s") from None
         except openai.APIStatusError as error:
             raise self._unavailable(error) from None
         except openai.APIConnectionError as error:
-            raise Unavailable(_line(error.__cause__ or error)) from None
+            cause = error.__cause__ or error
+            raise Unavailable(_short(str(cause) or type(cause).__name__)) from None
         except ValidationError as error:
-            raise Unavailable(f"the answer is no chat completion: {_line(error)}") from None
+            raise Unavailable(f"the answer is no chat completion: {_short(str(error))}") from None
 
     def _completion(self, answer: _Answer) -> Completion:
         choice = answer.choices[0]
@@ -157,7 +163,7 @@ class OpenAIPolicy:
         )
 
     def _counted(self, usage: _Counted) -> Usage:
-        read, written = usage.prompt_tokens, usage.completion_tokens
+        read, written = usage.prompt_tokens or 0, usage.completion_tokens or 0
         self.tally.prompt_tokens += read
         self.tally.completion_tokens += written
         self.tally.cost += (read * self._server.price_in + written * self._server.price_out) / 1e6
@@ -165,7 +171,7 @@ class OpenAIPolicy:
 
     def _unavailable(self, error: openai.APIStatusError) -> Unavailable:
         """What a status says that may pass; raises what will be said again."""
-        status, said = error.status_code, _line(error)
+        status, said = error.status_code, self._said(error)
         where = f"{self._server.base_url}: status {status}"
         if status in (401, 403):
             raise UserError(f"{where}; set {KEY} to a key that it takes: {said}") from None
@@ -174,13 +180,20 @@ class OpenAIPolicy:
                 f"{where} for the model {self._model!r}; check the address, which mostly ends with "
                 f"/v1, and the server's name for the model: {said}"
             ) from None
-        if error.code == "insufficient_quota":
+        if status == 402 or error.code == "insufficient_quota":
             raise UserError(f"{where}; pay there and run again: {said}") from None
         if status not in _PASSING and status < 500:
             raise PolicyFailure(f"{where}: {said}") from None
         return Unavailable(
             f"status {status}: {said}", retry_after_s=retry_after_s(error.response.headers)
         )
+
+    def _said(self, error: openai.APIStatusError) -> str:
+        """What the server says is wrong; some repeat the key that they refuse."""
+        body: object = error.body
+        told = cast(dict[str, object], body).get("message") if isinstance(body, dict) else None
+        said = str(told or error.response.text or error.response.reason_phrase)
+        return _short(said.replace(os.environ.get(KEY, "").strip() or "\0", "(the key)"))
 
     def _backoff(self, tried: int, asked_s: float | None) -> float:
         """Seconds to wait: as many as the server asks for, or more each time, never quite alike."""
@@ -283,13 +296,18 @@ class _Part(BaseModel):
 class _Said(BaseModel):
     content: str | list[_Part] | None = None
     refusal: str | None = None
+    reasoning_content: str | None = None
+    reasoning: str | None = None
 
     @property
     def text(self) -> str | None:
-        """What was said, a refusal too; None where nothing was."""
-        if isinstance(self.content, list):
-            return "".join(part.text for part in self.content)
-        return self.refusal if self.content is None else self.content
+        """What was said, a refusal too, after what was thought; None where there is neither."""
+        said = self.refusal if self.content is None else self.content
+        if isinstance(said, list):
+            said = "".join(part.text for part in said)
+        # Many servers take the thought out of a reply, whoever asked for it: here it is part of it.
+        thought = self.reasoning_content or self.reasoning
+        return with_thought(thought, said or "") if thought else said
 
 
 class _Choice(BaseModel):
@@ -298,8 +316,8 @@ class _Choice(BaseModel):
 
 
 class _Counted(BaseModel):
-    prompt_tokens: int = 0
-    completion_tokens: int = 0
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
 
 
 class _Answer(BaseModel):
@@ -309,6 +327,6 @@ class _Answer(BaseModel):
     usage: _Counted | None = None
 
 
-def _line(error: BaseException) -> str:
-    """What an error says, on one line."""
-    return " ".join((str(error) or type(error).__name__).split())[:300]
+def _short(text: str) -> str:
+    """The beginning of a text, on one line."""
+    return " ".join(text.split())[:300]
