@@ -21,12 +21,14 @@ import platform
 import random
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -72,6 +74,9 @@ def main() -> None:
     folder = tempfile.TemporaryDirectory()
     if find_spec("trl"):
         WAYS[TRL] = trl_way(folder.name)
+        vlm._banned = vlm._banned[:0]  # TRL takes no control token from the softmax
+    else:
+        print("TRL is not installed here and is left out", file=sys.stderr)
     WAYS[TREE] = tree
     cases = [(shape, size) for shape in SHAPES for size in sizes]
     found = [
@@ -235,13 +240,12 @@ def tree(vlm: VisionLanguageModel, groups: Sequence[Group]) -> float:
 
 
 def trl_way(folder: str) -> Way:
-    """TRL's trainer, stood before the loss of a round; it takes no control token from a softmax."""
+    """TRL's trainer, standing before the loss of a round."""
     from datasets import Dataset
     from trl import GRPOConfig as TrlConfig
     from trl import GRPOTrainer
 
-    trainers: dict[int, GRPOTrainer] = {}
-
+    @cache
     def trainer_of(vlm: VisionLanguageModel) -> GRPOTrainer:
         settings = TrlConfig(
             output_dir=folder, use_cpu=True, bf16=False, report_to=[], beta=0.0, num_generations=2,
@@ -258,7 +262,7 @@ def trl_way(folder: str) -> Way:
         return trainer
 
     def by_trl(vlm: VisionLanguageModel, groups: Sequence[Group]) -> float:
-        trainer = trainers.setdefault(id(vlm), trainer_of(vlm))
+        trainer = trainer_of(vlm)
         total = sum(sum(row.mask) for group in groups for row in group)
         sums = 0.0
         for group in groups:
