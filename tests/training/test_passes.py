@@ -22,6 +22,7 @@ from visual_arft.training import passes, shared
 from visual_arft.training.learner import Learner
 from visual_arft.training.loss import grpo_loss
 from visual_arft.training.packed import block_mask, dense_mask
+from visual_arft.training.pictures import Pictures
 from visual_arft.training.segments import Row, Segment, rows
 from visual_arft.training.settings import GrpoConfig, TreeConfig
 from visual_arft.training.tree import trees
@@ -168,15 +169,21 @@ def test_a_mean_over_rows_is_that_of_padded_rows(way: str):
     assert_equal(found[1], found[0], 1e-5)
 
 
-def with_lora(vlm: VisionLanguageModel) -> VisionLanguageModel:
+def with_lora(
+    vlm: VisionLanguageModel, where: str = r".*language_model.*\.(q|k|v|o)_proj"
+) -> VisionLanguageModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        config = LoraConfig(target_modules=r".*language_model.*\.(q|k|v|o)_proj")
-        vlm.model = get_peft_model(vlm.model, config)
+        vlm.model = get_peft_model(vlm.model, LoraConfig(target_modules=where))
     for name, parameter in vlm.model.named_parameters():
         if "lora_B" in name:  # as after some updates: at first the adapters change nothing
             torch.nn.init.normal_(parameter, std=0.1, generator=torch.Generator().manual_seed(1))
     return vlm
+
+
+def with_lora_everywhere(vlm: VisionLanguageModel) -> VisionLanguageModel:
+    """In the tower too, so that the reference sees with other eyes."""
+    return with_lora(vlm, r".*\.(q_proj|v_proj|qkv)")
 
 
 def with_frozen_tower(vlm: VisionLanguageModel) -> VisionLanguageModel:
@@ -196,7 +203,14 @@ def with_lora_and_checkpointing(vlm: VisionLanguageModel) -> VisionLanguageModel
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("name", MODELS)
 @pytest.mark.parametrize(
-    "make", [with_lora, with_frozen_tower, with_checkpointing, with_lora_and_checkpointing]
+    "make",
+    [
+        with_lora,
+        with_lora_everywhere,
+        with_frozen_tower,
+        with_checkpointing,
+        with_lora_and_checkpointing,
+    ],
 )
 def test_whatever_learns_gets_the_gradient_of_padded_rows(
     make: Callable[[VisionLanguageModel], VisionLanguageModel], name: str, way: str
@@ -285,6 +299,35 @@ def test_each_image_is_encoded_once_and_each_shared_token_computed_once(way: str
     assert (seen.images, seen.tokens) == (len(pictures), len(beginnings))
     learner(vlm, way, pack_tokens=60).add_gradients(rows(segments))  # in several packs
     assert seen.images == 2 * len(pictures)
+
+
+def test_images_wait_for_the_last_pack_that_shows_any_that_was_encoded_with_them():
+    vlm = lively_model("Qwen2.5-VL")
+    one, other = picture(IMAGES, 0), picture(IMAGES, 1)
+    features = vlm.encode([one, other])
+    (features[one.sha256][0].sum() + 2 * features[other.sha256][0].sum()).backward()
+    expected = taken(vlm)
+    seen = watched(vlm)
+    packs = [[one, other], [other]]
+    pictures = Pictures(vlm, packs)
+    for number, shown in enumerate(packs):
+        sum(feature.sum() for [feature] in pictures.of(shown).values()).backward()
+        assert not taken(vlm)
+        pictures.release(number)
+    assert seen.images == 2
+    assert_equal((0.0, taken(vlm)), (0.0, expected), 1e-5)
+
+
+@pytest.mark.parametrize("way", [*WAYS, "padded"])
+def test_only_what_a_row_s_own_policy_wrote_has_a_log_probability(way: str):
+    vlm = lively_model("Qwen2.5-VL")
+    segments = [
+        Segment("t", 0, (20, 21), (22, 21), (0.0, 0.0), (), 1.0),
+        Segment("u", 0, (20, 21, 22), (22,), (0.0,), (), 1.0),
+    ]
+    for part in passes.passes(vlm, rows(segments), TreeConfig(way=way), micro_batch_size=4):
+        found = part.logprobs(vlm, 1.0)
+        assert torch.equal(found != 0, part.batch.mask)
 
 
 def test_a_frozen_tower_encodes_once_for_the_policy_and_its_reference_without_adapters():

@@ -46,8 +46,7 @@ def dense_mask(ends: Tensor) -> Tensor:
 def block_mask(ends: Tensor) -> BlockMask:
     """The same mask in blocks: those that are empty are skipped, those that are full not masked."""
     count = -(-len(ends) // BLOCK)
-    # Beyond the line there is nothing to look at and nobody who looks.
-    filled = torch.nn.functional.pad(ends, (0, count * BLOCK - len(ends)), value=0)
+    filled = torch.nn.functional.pad(ends, (0, count * BLOCK - len(ends)))
     earliest, latest = filled.view(count, BLOCK).aminmax(dim=1)
     starts = torch.arange(count, device=ends.device) * BLOCK
     is_before = starts[:, None] > starts[None, :]
