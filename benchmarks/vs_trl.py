@@ -16,7 +16,10 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
+import io
 import json
+import operator
 import os
 import platform
 import statistics
@@ -25,8 +28,8 @@ import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
-from functools import partial
+from dataclasses import dataclass, replace
+from functools import partial, wraps
 from itertools import count, cycle
 from pathlib import Path
 from typing import Any
@@ -43,7 +46,6 @@ from torch import Tensor
 from transformers import (
     LogitsProcessor,
     LogitsProcessorList,
-    PreTrainedTokenizerFast,
     Qwen3VLConfig,
     Qwen3VLForConditionalGeneration,
     Qwen3VLProcessor,
@@ -65,9 +67,14 @@ OUT = Path(__file__).parent / "out" / "vs_trl.json"
 TEMPLATE = Path(trl.__file__).parent / "chat_templates" / "qwen3_vl.jinja"
 CALL = '<tool_call>\n{"name": "zoom", "arguments": {"region": "left"}}\n</tool_call>'
 RESULT = "The region, enlarged."
-QUESTION = "Look at the picture, zoom where it is hard to read, and say what is written on the sign. "
+QUESTION = (
+    "Look at the picture, zoom where it is hard to read, and say what is written on the sign. "
+)
 SYSTEM = "You are a careful assistant who looks at pictures."
 LR = 1e-6
+
+LONG, SINGLE, TOOL = "3 turns", "1 turn", "a tool of 0.25 s"
+OURS = "ours"
 
 
 @dataclass(frozen=True)
@@ -81,39 +88,51 @@ class Shape:
     text: int
     """Text tokens of the first prompt; its picture comes on top."""
     side: int
-    """Pixels: a picture is (side / 28) squared tokens."""
+    """Of the prompt's picture in pixels, which is (side / 28) squared tokens."""
+    tool_side: int
+    """Of the pictures that the tool returns."""
     reply: int
     """Tokens of every reply, its end included."""
     group: int = 8
-    tool_s: float = 0.0
+    tool_wait_s: float = 0.0
 
     @property
     def rows(self) -> int:
         return self.prompts * self.group
 
 
-@dataclass
-class Meter:
-    """What one side did, from outside: each of its steps, and within the last one."""
+@dataclass(frozen=True)
+class Step:
+    """What one side did in one step."""
 
-    seconds: list[float] = field(default_factory=list)
-    cpu: list[float] = field(default_factory=list)
-    sampled: int = 0
-    pictures: int = 0
-    episode: int = 0
-    """Tokens of one whole episode, prompts and tool results included."""
-    calls: list[tuple[float, float]] = field(default_factory=list)
-    """When each tool call began and ended."""
+    seconds: float
+    cpu_s: float
+    sampled: int
+    pictures: int
+    """That went through the vision tower."""
+    tool_s: float
+    """From the first tool call's beginning to the last one's end."""
+
+
+class Meter:
+    """Looks at one side from outside."""
+
+    def __init__(self) -> None:
+        self.steps: list[Step] = []
+        self.prompt = self.episode = 0
+        """Tokens of a first prompt, and of a whole episode with its tools' results."""
+        self.begin()
 
     def begin(self) -> None:
         self.sampled = self.pictures = 0
-        self.calls.clear()
+        self.calls: list[tuple[float, float]] = []
         self._since = time.perf_counter(), time.process_time()
 
     def end(self) -> None:
-        wall, cpu = self._since
-        self.seconds.append(time.perf_counter() - wall)
-        self.cpu.append(time.process_time() - cpu)
+        wall, cpu = time.perf_counter() - self._since[0], time.process_time() - self._since[1]
+        starts, ends = zip(*self.calls, strict=True) if self.calls else ([0.0], [0.0])
+        tool_s = max(ends) - min(starts)
+        self.steps.append(Step(wall, cpu, self.sampled, self.pictures, tool_s))
 
     def watch(self, model: Any) -> Any:
         """Counts the pictures that go through the model's vision tower."""
@@ -125,34 +144,31 @@ class Meter:
         model.model.visual.register_forward_pre_hook(look, with_kwargs=True)
         return model
 
-    @property
-    def tool_wall(self) -> float:
-        """From the first call's beginning to the last one's end."""
-        return max(end for _, end in self.calls) - min(start for start, _ in self.calls)
-
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     options.add_argument("--steps", type=int, default=5, help="measured, after one to warm up")
-    options.add_argument("--prompts", type=int, default=8)
+    options.add_argument("--prompts", type=int, default=4, help="of a step, 8 rollouts each")
     options.add_argument("--text", type=int, default=600, help="text tokens of a prompt")
-    options.add_argument("--side", type=int, default=280, help="of a picture, in pixels")
+    options.add_argument("--side", type=int, default=728, help="of a prompt's picture, in pixels")
+    options.add_argument("--tool-side", type=int, default=168, help="of a tool's picture")
     options.add_argument("--reply", type=int, default=64, help="tokens of a reply")
     given = options.parse_args()
     torch.set_num_threads(1)
     warnings.filterwarnings("ignore")
     transformers.logging.set_verbosity_error()
     datasets.disable_progress_bars()
-    parts = Parts(given.side)
-    shape = Shape("", 3, given.prompts, given.text, given.side, given.reply)
-    rows = []
-    for played in (
-        replace(shape, name="3 turns, 2 tool pictures"),
-        replace(shape, name="1 turn, 1 picture", turns=1),
-    ):
-        rows += compared(played, parts, given.steps)
-    tools = replace(shape, name="8 rollouts, a 0.25 s tool", turns=2, prompts=1, tool_s=0.25)
-    rows += compared(tools, parts, 1)
+    full = Shape(LONG, 3, given.prompts, given.text, given.side, given.tool_side, given.reply)
+    shapes = [
+        full,
+        replace(full, name=SINGLE, turns=1),
+        replace(full, name=f"{LONG}, small", side=84, tool_side=84),
+        replace(full, name=f"{SINGLE}, small", side=84, turns=1),
+    ]
+    parts = Parts()
+    rows = [row for shape in shapes for row in compared(shape, parts, given.steps)]
+    waiting = replace(shapes[2], name=TOOL, turns=2, prompts=1, tool_wait_s=0.25)
+    rows += compared(waiting, parts, 1)
     report(rows)
 
 
@@ -162,14 +178,13 @@ def main() -> None:
 class Parts:
     """Tokenizer, image processor and weights."""
 
-    def __init__(self, side: int) -> None:
+    def __init__(self) -> None:
         template = TEMPLATE.read_text(encoding="utf-8")
         corpus = [CALL, RESULT, QUESTION, SYSTEM, json.dumps(trl_tool_schema()), template]
         self.tokenizer = build_tokenizer(corpus * 20, 480)
         self.tokenizer.chat_template = template
-        area = side * side
         self.image_processor = Qwen2VLImageProcessorPil(
-            size={"shortest_edge": area, "longest_edge": area}, patch_size=14
+            size={"shortest_edge": 56 * 56, "longest_edge": 1024 * 1024}, patch_size=14
         )
         self.end: int = self.tokenizer.eos_token_id
         ids = range(len(self.tokenizer))
@@ -247,9 +262,10 @@ class Parts:
         return None if left < 0 else tail[left]
 
 
-def picture(number: int) -> np.ndarray:
-    """Noise, another for each number."""
-    return np.random.default_rng(number).integers(0, 256, (140, 140, 3), dtype=np.uint8)
+def picture(number: int, side: int) -> np.ndarray:
+    """A square of squares, another for each number."""
+    colours = np.random.default_rng(number).integers(0, 256, (7, 7, 3), dtype=np.uint8)
+    return np.kron(colours, np.ones((side // 7, side // 7, 1), np.uint8))
 
 
 def trl_tool_schema() -> dict[str, Any]:
@@ -272,7 +288,7 @@ async def zoom(region: str) -> list:
 # Ours.
 
 
-class Game3:
+class ZoomEnv:
     """The rules: every reply that calls the tool gets a picture, any other is the answer."""
 
     def __init__(self, system: str) -> None:
@@ -307,8 +323,8 @@ class Zoom:
 
     async def run(self, call: ToolCall) -> ToolResult:
         start = time.perf_counter()
-        await asyncio.sleep(self._shape.tool_s)
-        image = self._images.add(encode(picture(next(self._numbers))))
+        await asyncio.sleep(self._shape.tool_wait_s)
+        image = self._images.add(encode(picture(next(self._numbers), self._shape.tool_side)))
         self._meter.calls.append((start, time.perf_counter()))
         return ToolResult(text=RESULT, images=(image,))
 
@@ -348,7 +364,7 @@ def our_steps(shape: Shape, parts: Parts, meter: Meter, folder: Path) -> Iterato
                 id=str(number),
                 question=question,
                 answers=(),
-                images=(images.add(encode(picture(number))),),
+                images=(images.add(encode(picture(number, shape.side))),),
             )
             for number in range(start, start + size)
         ]
@@ -367,20 +383,19 @@ def our_steps(shape: Shape, parts: Parts, meter: Meter, folder: Path) -> Iterato
         optimizer=OptimizerConfig(lr=LR),
         checkpoint_every=10**6,
     )
-    game = Game(Game3(parts.system(shape)), {"zoom": Zoom(shape, meter, images)}, tasks, score)
+    game = Game(ZoomEnv(parts.system(shape)), {"zoom": Zoom(shape, meter, images)}, tasks, score)
     run = Grpo(vlm, game, config, seed=0, folder=folder)
     sampling = Sampling(temperature=1.0, max_new_tokens=shape.reply + 1, seed=0)
+    # Random weights have to be led; a run has no other use for a policy that is not its own.
     run._policy = ScriptedPolicy(vlm, sampling, parts, shape, meter)
     rounds = run.rounds()
     while True:
         meter.begin()
         done = next(rounds)
         meter.end()
-        last = done.trajectories[0].turns[-1].completion
-        assert all(len(each.turns) == shape.turns for each in done.trajectories)
+        first, last = (done.trajectories[0].turns[turn].completion for turn in (0, -1))
+        meter.prompt = len(first.prompt_ids or ())
         meter.episode = len(last.prompt_ids or ()) + len(last.token_ids or ())
-        meter.prompt = len(done.trajectories[0].turns[0].completion.prompt_ids or ())
-        meter.numbers = {k: done.metrics[k] for k in ("play_s", "update_s")}
         yield
 
 
@@ -412,9 +427,7 @@ class Scripted(LogitsProcessor):
         if forced is None:
             scores[:, self._unsaid] = float("-inf")
             return scores
-        return torch.full_like(scores, float("-inf")).index_fill(
-            1, torch.tensor([forced]), 0.0
-        )
+        return torch.full_like(scores, float("-inf")).index_fill(1, torch.tensor([forced]), 0.0)
 
 
 class Between(TrainerCallback):
@@ -428,7 +441,6 @@ class Between(TrainerCallback):
 
     def on_step_end(self, *_: Any, **__: Any) -> None:
         self._meter.end()
-        self._meter.kept = self._meter.sampled, self._meter.pictures, list(self._meter.calls)
         self._other()
         self._meter.begin()
 
@@ -442,27 +454,28 @@ def trl_trainer(
     generate, numbers = model.generate, count(2 * 10**6)
 
     def scripted(**inputs: Any) -> Any:
-        script = Scripted(parts, shape, next(turns), meter)
+        script = Scripted(parts, shape, turn := next(turns), meter)
+        if turn == 0:
+            meter.prompt = inputs["input_ids"].shape[1]
         return generate(**inputs, logits_processor=LogitsProcessorList([script]))
 
     model.generate = scripted
 
+    @wraps(zoom)
     async def zoomed(region: str) -> list:
         start = time.perf_counter()
-        await asyncio.sleep(shape.tool_s)
-        image = Pil.fromarray(picture(next(numbers)))
+        await asyncio.sleep(shape.tool_wait_s)
+        image = Pil.fromarray(picture(next(numbers), shape.tool_side))
         meter.calls.append((start, time.perf_counter()))
         return [{"type": "image", "image": image}, {"type": "text", "text": RESULT}]
 
-    zoomed.__name__, zoomed.__doc__ = zoom.__name__, zoom.__doc__
-
     def worth(completions: list, completion_ids: list, **_: Any) -> list[float]:
-        meter.completion = len(completion_ids[0])
+        meter.episode = meter.prompt + len(completion_ids[0])
         return [float(number % shape.group) for number in range(len(completions))]
 
     question, total = parts.question(shape), (steps + 1) * shape.prompts
     prompt = [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}]
-    pictures = [Pil.fromarray(picture(number)) for number in range(total)]
+    pictures = [Pil.fromarray(picture(number, shape.side)) for number in range(total)]
     settings = trl.GRPOConfig(
         output_dir=str(folder),
         use_cpu=True,
@@ -501,19 +514,92 @@ def trl_trainer(
 
 
 def compared(shape: Shape, parts: Parts, steps: int) -> list[dict[str, Any]]:
-    """Rows of the table: ours, and TRL with both sizes of a batch."""
-    ours, theirs = Meter(), {}
+    """Rows of the table: ours, and TRL's in its faster way, which took turns."""
+    ours = Meter()
+    theirs: dict[str, Meter] = {}
     with tempfile.TemporaryDirectory() as folder:
         our_step = our_steps(shape, parts, ours, Path(folder))
-        for name, batch in {"all rows": shape.rows, "a group": shape.group}.items():
-            if batch == shape.rows and name in theirs:
-                continue
-            meter = theirs[f"TRL, batch of {name}"] = Meter()
-            between = Between(meter, partial(next, our_step))
-            trainer = trl_trainer(shape, parts, meter, steps + 1, batch, Path(folder))
-            trainer.add_callback(between)
-            trainer.train()
-    return []
+        for batch in sorted({shape.rows, shape.group}):
+            meter = theirs[f"TRL, {batch} rows a batch"] = Meter()
+            trainer = trl_trainer(shape, parts, meter, 1 + steps, batch, Path(folder))
+            trainer.add_callback(Between(meter, partial(next, our_step)))
+            with contextlib.redirect_stdout(io.StringIO()):  # where it prints its last numbers
+                trainer.train()
+            print(shape.name, batch, [round(step.seconds, 1) for step in meter.steps], flush=True)
+    print(shape.name, OURS, [round(step.seconds, 1) for step in ours.steps], flush=True)
+    rows = [row(shape, OURS, ours), *(row(shape, *each) for each in theirs.items())]
+    for each in rows:
+        each["ours_faster"] = round(each["s_per_step"] / rows[0]["s_per_step"], 2)
+        each["by_cpu"] = round(each["cpu_s"] / rows[0]["cpu_s"], 2)
+    return rows
+
+
+def row(shape: Shape, side: str, meter: Meter) -> dict[str, Any]:
+    steps = meter.steps[1:]
+    seconds = statistics.median(step.seconds for step in steps)
+    return {
+        "shape": shape.name,
+        "side": side,
+        "rollouts": shape.rows,
+        "prompt": meter.prompt,
+        "episode": meter.episode,
+        "steps": len(steps),
+        "s_per_step": round(seconds, 2),
+        "cpu_s": round(statistics.median(step.cpu_s for step in steps), 2),
+        "sampled": steps[-1].sampled,
+        "sampled_per_s": round(steps[-1].sampled / seconds, 1),
+        "pictures": steps[-1].pictures,
+        "tool_s": round(steps[-1].tool_s, 2) if shape.tool_wait_s else None,
+    }
+
+
+def report(rows: list[dict[str, Any]]) -> None:
+    def all_of(shape: str, value: str) -> list[float]:
+        return [each[value] for each in rows if each["shape"] == shape]
+
+    wanted = [
+        (
+            f"{LONG}: TRL's seconds per step over ours",
+            min(all_of(LONG, "ours_faster")[1:]),
+            ">=",
+            4.0,
+        ),
+        (f"{SINGLE}: TRL's over ours", min(all_of(SINGLE, "ours_faster")[1:]), ">=", 2.5),
+        (f"{TOOL}, 8 rollouts: ours, seconds", all_of(TOOL, "tool_s")[0], "<", 0.5),
+        *(
+            (f"{shape}: tokens sampled by TRL for each of ours", sampled[1] / sampled[0], "=", 1.0)
+            for shape in (LONG, SINGLE)
+            if (sampled := all_of(shape, "sampled"))
+        ),
+    ]
+    holds = {">=": operator.ge, "<": operator.lt, "=": operator.eq}
+    checks = [
+        {"name": name, "value": value, "op": op, "target": goal, "ok": holds[op](value, goal)}
+        for name, value, op, goal in wanted
+    ]
+    console = Console(width=170)
+    table = Table(
+        *rows[0], box=None, title="GRPO steps of a tiny Qwen3-VL; prompts, episodes in tokens"
+    )
+    for each in rows:
+        table.add_row(*map(str, each.values()))
+    console.print(table)
+    for check in checks:
+        said = "ok" if check["ok"] else "NO"
+        reach = f"(to reach {check['op']} {check['target']})"
+        console.print(f"{said:3}{check['name']}: {check['value']} {reach}")
+    git = ["git", "rev-parse", "HEAD"]
+    record = {
+        "name": "vs_trl",
+        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
+        "versions": {each.__name__: each.__version__ for each in (torch, transformers, trl)},
+        "machine": f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores, "
+        f"{torch.get_num_threads()} torch threads",
+        "checks": checks,
+        "rows": rows,
+    }
+    OUT.parent.mkdir(exist_ok=True)
+    OUT.write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
