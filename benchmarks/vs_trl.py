@@ -4,8 +4,9 @@ Both begin with the same random weights and take turns, a step each, in one proc
 Prompts, pictures, group size, sampled lengths and tool calls are the same. Random weights call no
 tools, so both follow a script: a reply's tokens are sampled as ever, control tokens left out, until
 what is left of its length just holds the tool call, or the end; those last tokens are put in the
-sampled ones' place. Each of them is still computed. Every picture that a tool returns is a new one.
-TRL runs with one batch of all rows and with one batch for each group, and its faster way counts.
+sampled ones' place. Each of them is still computed. Each picture that a tool returns is a new one.
+TRL runs with one batch of all rows and with one for each group, and its faster way counts; gradient
+checkpointing, which is its default and costs time, is off.
 
 It needs an environment with TRL, which `make .cache/venvs/trl/.ready` sets up:
 
@@ -147,7 +148,12 @@ class Meter:
 
 def main() -> None:
     options = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    options.add_argument("--steps", type=int, default=5, help="measured, after one to warm up")
+    options.add_argument(
+        "--steps",
+        type=int,
+        default=5,
+        help="measured, after one to warm up; ours has twice as many",
+    )
     options.add_argument("--prompts", type=int, default=4, help="of a step, 8 rollouts each")
     options.add_argument("--text", type=int, default=600, help="text tokens of a prompt")
     options.add_argument("--side", type=int, default=728, help="of a prompt's picture, in pixels")
@@ -514,7 +520,7 @@ def trl_trainer(
 
 
 def compared(shape: Shape, parts: Parts, steps: int) -> list[dict[str, Any]]:
-    """Rows of the table: ours, and TRL's in its faster way, which took turns."""
+    """Rows of the table: ours, and TRL's with either batch, which took turns with ours."""
     ours = Meter()
     theirs: dict[str, Meter] = {}
     with tempfile.TemporaryDirectory() as folder:
