@@ -25,6 +25,7 @@ import os
 import platform
 import statistics
 import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -35,11 +36,14 @@ from itertools import count, cycle
 from pathlib import Path
 from typing import Any
 
-import datasets
+try:
+    import datasets
+    import trl
+except ModuleNotFoundError:
+    sys.exit("TRL is not here: make .cache/venvs/trl/.ready, and use that environment's python")
 import numpy as np
 import torch
 import transformers
-import trl
 from PIL import Image as Pil
 from rich.console import Console
 from rich.table import Table
