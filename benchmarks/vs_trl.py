@@ -10,7 +10,7 @@ checkpointing, which is its default and costs time, is off.
 
 It needs an environment with TRL, which `make .cache/venvs/trl/.ready` sets up:
 
-    .cache/venvs/trl/bin/python benchmarks/vs_trl.py [--steps 5] [--prompts 8] [--text 600]
+    .cache/venvs/trl/bin/python benchmarks/vs_trl.py [--steps 5] [--prompts 4] [--text 600]
 """
 
 from __future__ import annotations
