@@ -13,11 +13,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import statistics
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Sequence
@@ -25,8 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import torch
-from rich.console import Console
-from rich.table import Table
+from reporting import report
 
 from visual_arft.bench.run import Play as Rules
 from visual_arft.bench.run import run_suite
@@ -75,7 +70,7 @@ def main() -> None:
             play_tasks(MiniMatCoding(TEST, 1, images)(0, 2))  # what is set up once
             rows.append(measured(way, play_tasks, tasks, played))
             print("  ".join(f"{key} {value}" for key, value in rows[-1].items()), flush=True)
-    report(rows, played, len(tasks))
+    conclude(rows, played, len(tasks))
 
 
 def demo_model() -> Path | None:
@@ -218,43 +213,26 @@ def measured(
     }
 
 
-def report(rows: list[dict], played: dict[str, list[Trajectory]], items: int) -> None:
+def conclude(rows: list[dict], played: dict[str, list[Trajectory]], items: int) -> None:
     seconds = {row["way"]: row["seconds"] for row in rows}
     wanted = [
-        (f"items a second, {OURS}, over one by one", seconds[PLAIN] / seconds[OURS], TARGET),
+        (
+            f"items a second, {OURS}, over one by one",
+            seconds[PLAIN] / seconds[OURS],
+            ">=",
+            TARGET,
+        ),
         *(
             (
                 f"items with the same replies and answer, {way}",
                 same(played[way], played[PLAIN]),
+                ">=",
                 items,
             )
             for way in (OURS, FREE)
         ),
     ]
-    checks = [
-        {"name": name, "value": round(value, 2), "op": ">=", "target": goal, "ok": value >= goal}
-        for name, value, goal in wanted
-    ]
-    console = Console(width=160)
-    table = Table(*rows[0], box=None, title="mini-MAT-Coding, greedy; prompts in tokens")
-    for row in rows:
-        table.add_row(*map(str, row.values()))
-    console.print(table)
-    for check in checks:
-        said = "ok" if check["ok"] else "NO"
-        reach = f"(to reach {check['op']} {check['target']})"
-        console.print(f"{said:3}{check['name']}: {check['value']} {reach}")
-    git = ["git", "rev-parse", "HEAD"]
-    record = {
-        "name": "bench_throughput",
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{torch.get_num_threads()} torch threads",
-        "checks": checks,
-        "rows": rows,
-    }
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(record, indent=2) + "\n")
+    report("bench_throughput", "mini-MAT-Coding, greedy; prompts in tokens", rows, wanted)
 
 
 def same(some: Sequence[Trajectory], others: Sequence[Trajectory]) -> int:

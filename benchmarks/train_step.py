@@ -15,12 +15,8 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import json
-import os
-import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -30,13 +26,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib.util import find_spec
-from pathlib import Path
 
 import numpy as np
 import torch
+from reporting import Wanted, report
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 from torch.profiler import ProfilerActivity, profile
 
 from visual_arft.envs.coding.env import PYTHON, CodingEnv
@@ -55,7 +50,6 @@ from visual_arft.training.tree import trees
 from visual_arft.training.updates import logprobs_of, prepare
 from visual_arft.types import Completion, Image, Prompt, Task, ToolCall, ToolResult
 
-OUT = Path(__file__).parent / "out" / "train_step.json"
 WORDS = "the sign is dark so I turn it and look again at its left corner where red letters stand"
 
 Group = Sequence[Row]
@@ -83,7 +77,9 @@ def main() -> None:
         measured(vlm, shape, size, given.groups, given.repeats)
         for shape, size in track(cases, "updates", console=Console(stderr=True))
     ]
-    report([row for case in found for row in case])
+    rows = [row for case in found for row in case]
+    title = "One update; seconds of CPU time, memory beyond weights"
+    report("train_step", title, rows, list(wanted(rows)))
 
 
 def roomy(vlm: VisionLanguageModel) -> VisionLanguageModel:
@@ -404,56 +400,24 @@ def measured(
     ]
 
 
-def report(found: Sequence[dict]) -> None:
-    checks = list(checked(found))
-    console = Console(width=160)
-    table = Table(
-        *found[0], box=None, title="One update; seconds of CPU time, memory beyond weights"
-    )
-    for row in found:
-        table.add_row(*("" if value is None else str(value) for value in row.values()))
-    console.print(table)
-    for check in checks:
-        said = "ok" if check["ok"] else "NO"
-        console.print(f"{said:3}{check['name']}: {check['value']} (to reach {check['to_reach']})")
-    git = ["git", "rev-parse", "HEAD"]
-    record = {
-        "name": "train_step",
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "machine": f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{torch.get_num_threads()} torch threads",
-        "checks": checks,
-        "rows": found,
-    }
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(record, indent=2) + "\n")
-
-
-def checked(found: Sequence[dict]) -> Iterator[dict]:
+def wanted(found: Sequence[dict]) -> Iterator[Wanted]:
     cases = {(row["shape"], row["G"]): {} for row in found}
     for row in found:
         cases[row["shape"], row["G"]]["padded" if row["is_better_padding"] else row["way"]] = row
     for (shape, size), ways in cases.items():
         padded, tree = ways["padded"], ways[TREE]
         faster = padded["seconds"] / tree["seconds"]
-        saved = padded["tokens"] / tree["tokens"]
-        memory = tree["peak_mb"] / padded["peak_mb"]
-        goal = 2.3 if shape == APPEND and size == 8 else 1.0
+        is_main = shape == APPEND and size == 8
         case = f"{shape}, G = {size}"
-        yield check(f"{case}: times faster than padded", faster, goal, faster >= goal)
+        yield f"{case}: times faster than padded", faster, ">=", 2.3 if is_main else 1.0
         if TRL in ways:
             over = ways[TRL]["seconds"] / tree["seconds"]
-            yield check(f"{case}: times faster than TRL", over, 1.0, over >= 1.0)
-        if shape == APPEND and size == 8:
-            share = faster / saved
-            yield check(f"{case}: share of the ratio of tokens", share, 0.85, share >= 0.85)
-        most = 0.5 if size >= 8 else 1.0
-        yield check(f"{case}: memory of padded", memory, most, memory <= most)
-
-
-def check(name: str, value: float, goal: float, is_met: bool) -> dict:
-    bound = f"{'<=' if 'memory' in name else '>='} {goal}"
-    return {"name": name, "value": round(value, 2), "to_reach": bound, "ok": is_met}
+            yield f"{case}: times faster than TRL", over, ">=", 1.0
+        if is_main:
+            share = faster * tree["tokens"] / padded["tokens"]
+            yield f"{case}: share of the ratio of tokens", share, ">=", 0.85
+        memory = tree["peak_mb"] / padded["peak_mb"]
+        yield f"{case}: memory of padded", memory, "<=", 0.5 if size >= 8 else 1.0
 
 
 if __name__ == "__main__":

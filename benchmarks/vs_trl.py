@@ -20,11 +20,7 @@ import asyncio
 import contextlib
 import io
 import json
-import operator
-import os
-import platform
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -45,8 +41,7 @@ import numpy as np
 import torch
 import transformers
 from PIL import Image as Pil
-from rich.console import Console
-from rich.table import Table
+from reporting import report
 from torch import Tensor
 from transformers import (
     LogitsProcessor,
@@ -68,7 +63,6 @@ from visual_arft.training.grpo import Game, Grpo
 from visual_arft.training.settings import GrpoConfig, OptimizerConfig
 from visual_arft.types import Action, Malformed, Message, Prompt, Task, ToolCall, ToolResult, Turn
 
-OUT = Path(__file__).parent / "out" / "vs_trl.json"
 TEMPLATE = Path(trl.__file__).parent / "chat_templates" / "qwen3_vl.jinja"
 CALL = '<tool_call>\n{"name": "zoom", "arguments": {"region": "left"}}\n</tool_call>'
 RESULT = "The region, enlarged."
@@ -179,7 +173,7 @@ def main() -> None:
     rows = [row for shape in shapes for row in compared(shape, parts, given.steps)]
     waiting = replace(shapes[2], name=TOOL, turns=2, prompts=1, tool_wait_s=0.25)
     rows += compared(waiting, parts, 1)
-    report(rows)
+    conclude(rows)
 
 
 # What both have in common.
@@ -563,7 +557,7 @@ def row(shape: Shape, side: str, meter: Meter) -> dict[str, Any]:
     }
 
 
-def report(rows: list[dict[str, Any]]) -> None:
+def conclude(rows: list[dict[str, Any]]) -> None:
     def all_of(shape: str, value: str) -> list[float]:
         return [each[value] for each in rows if each["shape"] == shape]
 
@@ -582,34 +576,9 @@ def report(rows: list[dict[str, Any]]) -> None:
             if (sampled := all_of(shape, "sampled"))
         ),
     ]
-    holds = {">=": operator.ge, "<": operator.lt, "=": operator.eq}
-    checks = [
-        {"name": name, "value": value, "op": op, "target": goal, "ok": holds[op](value, goal)}
-        for name, value, op, goal in wanted
-    ]
-    console = Console(width=170)
-    table = Table(
-        *rows[0], box=None, title="GRPO steps of a tiny Qwen3-VL; prompts, episodes in tokens"
-    )
-    for each in rows:
-        table.add_row(*map(str, each.values()))
-    console.print(table)
-    for check in checks:
-        said = "ok" if check["ok"] else "NO"
-        reach = f"(to reach {check['op']} {check['target']})"
-        console.print(f"{said:3}{check['name']}: {check['value']} {reach}")
-    git = ["git", "rev-parse", "HEAD"]
-    record = {
-        "name": "vs_trl",
-        "commit": subprocess.run(git, capture_output=True, text=True).stdout.strip(),
-        "versions": {each.__name__: each.__version__ for each in (torch, transformers, trl)},
-        "machine": f"{platform.platform()}, {len(os.sched_getaffinity(0))} cores, "
-        f"{torch.get_num_threads()} torch threads",
-        "checks": checks,
-        "rows": rows,
-    }
-    OUT.parent.mkdir(exist_ok=True)
-    OUT.write_text(json.dumps(record, indent=2) + "\n")
+    versions = {each.__name__: each.__version__ for each in (torch, transformers, trl)}
+    title = "GRPO steps of a tiny Qwen3-VL; prompts, episodes in tokens"
+    report("vs_trl", title, rows, wanted, versions=versions)
 
 
 if __name__ == "__main__":
