@@ -6,7 +6,7 @@ environments, with replies of random words, on the embedded base with room for l
 Padded is the better of one batch and one batch for each group, every distinct picture of a batch
 encoded once. TRL is `GRPOTrainer`'s own scoring and loss, one batch for each group; it is left out
 where it is not installed, so run this with the python that `make .cache/venvs/trl/.ready` makes.
-It takes about 20 minutes, and 6 GB.
+It takes half an hour and more, and up to 14 GB, most of both for padded rows in groups of 16.
 
     python benchmarks/train_step.py [--groups 2] [--sizes 4,8,16] [--repeats 2]
 """
